@@ -1,0 +1,1 @@
+"""The client of Zoetrope: a light install without torch or server parts."""

@@ -1,0 +1,1 @@
+"""Requests, numerics, contracts and errors of Zoetrope: numpy and the standard library only."""

@@ -1,0 +1,130 @@
+"""The wire contract of the entry models: named tensors on one side, requests, events and videos on the other.
+
+Pure functions over numpy arrays; a BYTES tensor is an object array [1] of `bytes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoetrope_core import events
+from zoetrope_core.errors import InvalidImage, InvalidRequest
+from zoetrope_core.request import GenerateRequest
+from zoetrope_core.specs import Array
+
+MODEL = "image_to_video"
+PIECE_BYTES = 1 << 20
+"""The most bytes of video in one response: a default gRPC receiver refuses more than 4 MiB."""
+REQUEST_INPUTS = ("image", "mask", "request")
+RESPONSE_OUTPUTS = ("event", "preview", "frames", "video")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response of a stream; carries some of its parts.
+
+    Attributes:
+        event: an event.
+        frames: u8 [f,H,W,3], decoded frames of one chunk.
+        video: a piece of the encoded video.
+    """
+
+    event: events.Event | None = None
+    frames: Array | None = None
+    video: bytes | None = None
+
+
+def pack_request(image: bytes, request: GenerateRequest) -> dict[str, Array]:
+    """The input tensors of a request."""
+    return {"image": bytes_tensor(image), "request": bytes_tensor(request.to_json())}
+
+
+def unpack_request(tensors: Mapping[str, Array]) -> tuple[bytes, GenerateRequest]:
+    """The encoded image and the request of the input tensors.
+
+    Args:
+        tensors: by input name: `image` BYTES [1], `request` BYTES [1] (JSON, optional), `mask` (not yet).
+
+    Raises:
+        InvalidRequest: a tensor of another shape, a mask, or anything `GenerateRequest.from_json` refuses.
+        InvalidImage: the image is absent or empty.
+    """
+    if "mask" in tensors:
+        raise InvalidRequest(
+            "mask: motion masks are not supported by this server", field="mask", allowed="no mask"
+        )
+    image = _single(tensors, "image")
+    if not image:
+        raise InvalidImage("image: got 0 bytes, allowed is an encoded JPEG, PNG or WebP", field="image")
+    text = _single(tensors, "request")
+    return unwrap_base64(image), GenerateRequest.from_json(text) if text else GenerateRequest()
+
+
+def pack_response(response: Response) -> dict[str, Array]:
+    """The output tensors of a response."""
+    tensors: dict[str, Array] = {}
+    if response.event is not None:
+        tensors["event"] = bytes_tensor(events.to_json(response.event))
+    if response.frames is not None:
+        tensors["frames"] = response.frames
+    if response.video is not None:
+        tensors["video"] = bytes_tensor(response.video)
+    return tensors
+
+
+def unpack_response(tensors: Mapping[str, Array]) -> Response:
+    """The response in the output tensors; raises ValueError for an event that is none."""
+    event, video = _single(tensors, "event"), _single(tensors, "video")
+    return Response(
+        event=events.from_json(event) if event else None,
+        frames=tensors.get("frames"),
+        video=video or None,
+    )
+
+
+def pieces(video: bytes) -> Iterator[bytes]:
+    """The video in pieces of at most `PIECE_BYTES`."""
+    for start in range(0, len(video), PIECE_BYTES):
+        yield video[start : start + PIECE_BYTES]
+
+
+def bytes_tensor(data: bytes) -> Array:
+    """A BYTES tensor [1]."""
+    tensor = np.empty(1, np.object_)
+    tensor[0] = data
+    return tensor
+
+
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+
+
+def unwrap_base64(data: bytes) -> bytes:
+    """The image itself where a JSON client sent base64 or a data URL, else the data unchanged."""
+    if data.startswith(_MAGIC):
+        return data
+    text = data.split(b",", 1)[-1] if data.startswith(b"data:") else data
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return data
+
+
+def _single(tensors: Mapping[str, Array], name: str) -> bytes:
+    """The one element of a BYTES tensor, or nothing when the tensor is absent."""
+    tensor = tensors.get(name)
+    if tensor is None:
+        return b""
+    if tensor.size != 1:
+        raise InvalidRequest(
+            f"{name}: got shape {list(tensor.shape)}, allowed is BYTES [1]",
+            field=name,
+            value=str(list(tensor.shape)),
+            allowed="BYTES [1]",
+        )
+    value = tensor.reshape(-1)[0]
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,97 @@
+"""What a served checkpoint can do: written by the exporter, read by the server and shown to clients."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "zoetrope.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The facts of one model repository.
+
+    Attributes:
+        checkpoint: the name under which the checkpoint was exported.
+        engine: the engine of the stages, such as `openvino`.
+        precision: the precision of the stages, such as `bf16`.
+        latent_channels: C.
+        embedding_dim: E, the length of the image embedding.
+        vae_scale_factor: pixels of one side per latent of one side.
+        scaling_factor: latents of the UNet are VAE latents times this.
+        clip_size: S, the side of the CLIP input in pixels.
+        clip_mean, clip_std: the channel statistics that normalise the CLIP input.
+        sigma_min, sigma_max, rho: the Karras schedule of the checkpoint's scheduler.
+        sizes: the frame sizes (height, width) in pixels that the engines accept; the first is the default.
+        num_frames: the frame counts that the engines accept; the first is the default.
+        decode_chunk_size: the default number of frames decoded at once.
+        max_batch_size: the most videos that share one execution of the UNet.
+    """
+
+    checkpoint: str
+    engine: str
+    precision: str
+    latent_channels: int
+    embedding_dim: int
+    vae_scale_factor: int
+    scaling_factor: float
+    clip_size: int
+    clip_mean: tuple[float, float, float]
+    clip_std: tuple[float, float, float]
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    sizes: tuple[tuple[int, int], ...]
+    num_frames: tuple[int, ...]
+    decode_chunk_size: int
+    max_batch_size: int = 1
+    version: int = VERSION
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Reads a manifest file, or the one inside a model repository.
+
+        Raises:
+            OSError: there is no such file.
+            ValueError: the file is not a manifest of this version.
+        """
+        file = path / FILE_NAME if path.is_dir() else path
+        return cls.from_dict(json.loads(file.read_text()))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Manifest:
+        """Builds a manifest from parsed JSON; raises ValueError for another version or other fields."""
+        if data.get("version") != VERSION:
+            raise ValueError(f"manifest version {data.get('version')!r}: this release reads {VERSION}")
+        names = {field.name for field in fields(cls)}
+        if unknown := set(data) - names:
+            raise ValueError(f"manifest has unknown fields: {', '.join(sorted(unknown))}")
+        lists = {"clip_mean", "clip_std", "num_frames"}
+        values: dict[str, Any] = {
+            name: tuple(value) if name in lists else value for name, value in data.items()
+        }
+        values["sizes"] = tuple((int(height), int(width)) for height, width in data["sizes"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"manifest is incomplete: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON-ready data."""
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Writes the manifest into the model repository `path`."""
+        (path / FILE_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    def symbols(self) -> dict[str, int]:
+        """The values of the static symbols of the stage specs: C, E and S."""
+        return {"C": self.latent_channels, "E": self.embedding_dim, "S": self.clip_size}
+
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The latents' (h, w) of a frame size (H, W)."""
+        return size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor

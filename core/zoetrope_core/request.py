@@ -1,0 +1,191 @@
+"""The request: its fields, their types and ranges, and their validation against what is served."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+from zoetrope_core.errors import InvalidRequest
+from zoetrope_core.manifest import Manifest
+
+VERSION = 1
+MAX_BYTES = 64 * 1024
+"""The most bytes of JSON that a request may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What one field accepts: a type, a closed range of numbers or a set of words, and what it means."""
+
+    type: type
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The accepted values in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        kind = {int: "an integer", float: "a number", bool: "true or false"}[self.type]
+        return kind if self.low is None else f"{kind} from {self.low:g} to {self.high:.10g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value has the type (an integer passes as a number, a bool never) and range."""
+        if self.choices:
+            return isinstance(value, str) and value in self.choices
+        if isinstance(value, bool) or self.type is bool:
+            return self.type is bool and isinstance(value, bool)
+        if not isinstance(value, int | float if self.type is float else int):
+            return False
+        if self.low is None or self.high is None:
+            return True
+        return math.isfinite(value) and self.low <= value <= self.high
+
+
+def _number(kind: type, default: float | None, low: float, high: float, doc: str) -> Any:
+    return field(default=default, metadata={"rule": Rule(type=kind, low=low, high=high, doc=doc)})
+
+
+def _choice(choices: tuple[str, ...], doc: str) -> Any:
+    return field(default=choices[0], metadata={"rule": Rule(type=str, choices=choices, doc=doc)})
+
+
+def _flag(doc: str) -> Any:
+    return field(default=False, metadata={"rule": Rule(type=bool, doc=doc)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One video to generate; names and defaults are diffusers' where diffusers has them.
+
+    A field that is None takes the served checkpoint's default in `validate`. `to_dict` gives what `done`
+    reports and what sent again gives the same video.
+    """
+
+    width: int | None = _number(int, None, 8, 8192, "width of the video in pixels")
+    height: int | None = _number(int, None, 8, 8192, "height of the video in pixels")
+    num_frames: int | None = _number(int, None, 1, 1024, "number of frames")
+    num_inference_steps: int = _number(int, 25, 1, 200, "number of denoising steps")
+    fps: int = _number(int, 7, 1, 120, "frames per second; the model is conditioned on fps - 1")
+    motion_bucket_id: int = _number(int, 127, 0, 255, "amount of motion; more is more")
+    noise_aug_strength: float = _number(float, 0.02, 0.0, 10.0, "noise added to the image before encoding")
+    min_guidance_scale: float = _number(float, 1.0, 0.0, 30.0, "guidance scale of the first frame")
+    max_guidance_scale: float = _number(
+        float, 3.0, 0.0, 30.0, "guidance scale of the last frame; at most 1 turns guidance off"
+    )
+    decode_chunk_size: int | None = _number(int, None, 1, 1024, "frames decoded at once")
+    seed: int | None = _number(int, None, 0, 2**63 - 1, "seed of the noise; drawn at random when absent")
+    sampler: str = _choice(("euler",), "sampler")
+    schedule: str = _choice(("karras", "ays"), "noise schedule")
+    fit: str = _choice(("crop", "pad", "stretch"), "how the image is brought to the size of the video")
+    format: str = _choice(("mp4",), "container of the video")
+    codec: str = _choice(("h264",), "codec of the video")
+    quality: int = _number(int, 80, 0, 100, "quality of the encoded video")
+    stream_frames: bool = _flag("send the decoded frames too, chunk by chunk")
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> GenerateRequest:
+        """Parses the JSON of a request: an object with the fields above and a `version` (1, may be absent).
+
+        Raises:
+            InvalidRequest: not JSON, too long, another version, an unknown field, a wrong type or range.
+        """
+        if len(text) > MAX_BYTES:
+            raise _invalid("request", f"{len(text)} bytes", f"at most {MAX_BYTES} bytes of JSON")
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _invalid("request", _excerpt(text), f"a JSON object ({error})") from error
+        if not isinstance(data, dict):
+            raise _invalid("request", _excerpt(text), "a JSON object")
+        version = data.pop("version", VERSION)
+        if version != VERSION or isinstance(version, bool):
+            raise _invalid("version", version, f"{VERSION}")
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GenerateRequest:
+        """Builds a request from a mapping and checks each field by itself; raises InvalidRequest."""
+        rules = field_rules()
+        for name, value in data.items():
+            if name not in rules:
+                raise _unknown(str(name), tuple(rules))
+            optional = value is None and _DEFAULTS[name] is None
+            if not optional and not rules[name].accepts(value):
+                raise _invalid(name, value, rules[name].allowed)
+        return cls(**data)
+
+    def validate(self, manifest: Manifest) -> GenerateRequest:
+        """Puts in the served checkpoint's defaults and checks the request against what its engines hold.
+
+        Returns:
+            A request without None, except `seed`.
+
+        Raises:
+            InvalidRequest: the frame size or the number of frames is not served here.
+        """
+        height, width = self._size(manifest)
+        if (height, width) not in manifest.sizes:
+            served = ", ".join(f"{w}x{h}" for h, w in manifest.sizes)
+            name = "width" if width not in {w for _, w in manifest.sizes} else "height"
+            raise _invalid(name, f"{width}x{height} (width x height)", f"one of {served}")
+        num_frames = manifest.num_frames[0] if self.num_frames is None else self.num_frames
+        if num_frames not in manifest.num_frames:
+            raise _invalid("num_frames", num_frames, "one of " + ", ".join(map(str, manifest.num_frames)))
+        chunk = min(self.decode_chunk_size or manifest.decode_chunk_size, num_frames)
+        return replace(self, height=height, width=width, num_frames=num_frames, decode_chunk_size=chunk)
+
+    def _size(self, manifest: Manifest) -> tuple[int, int]:
+        """The frame size (H, W); a side that is not given is that of the first size with the other side."""
+        for height, width in manifest.sizes:
+            if self.height in (None, height) and self.width in (None, width):
+                return height, width
+        height, width = manifest.sizes[0]
+        return self.height or height, self.width or width
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as JSON-ready data, without the fields that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def to_json(self) -> bytes:
+        """The request as it travels: JSON with its version."""
+        return json.dumps({"version": VERSION, **self.to_dict()}).encode()
+
+
+def field_rules() -> dict[str, Rule]:
+    """The rule of each request field, by name, in the order of the fields."""
+    return {entry.name: entry.metadata["rule"] for entry in fields(GenerateRequest)}
+
+
+_DEFAULTS = {entry.name: entry.default for entry in fields(GenerateRequest)}
+
+
+def _invalid(name: str, value: Any, allowed: str) -> InvalidRequest:
+    shown = value if isinstance(value, str | int) else repr(value)
+    shown = shown if len(str(shown)) <= 100 else str(shown)[:100] + "..."
+    return InvalidRequest(
+        f"{name}: got {shown!r}, allowed is {allowed}", field=name, value=str(shown), allowed=allowed
+    )
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> InvalidRequest:
+    near = get_close_matches(name[:100], known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    allowed = ", ".join(known)
+    return InvalidRequest(
+        f"{name[:100]}: unknown field{hint} (known: {allowed})",
+        field=name[:100],
+        allowed=allowed,
+        suggestion=near[0] if near else None,
+    )
+
+
+def _excerpt(text: bytes | str) -> str:
+    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return shown[:100]
