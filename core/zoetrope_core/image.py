@@ -36,7 +36,8 @@ def for_clip(frame: Array, size: int, mean: tuple[float, ...], std: tuple[float,
     rows, columns = _resize_matrix(frame.shape[0], size), _resize_matrix(frame.shape[1], size)
     resized = rows @ planes @ columns.T
     normalise = np.array([mean, std], np.float32)[..., None, None]
-    return (((resized + 1.0) / 2.0 - normalise[0]) / normalise[1])[None].astype(np.float32)
+    normalised: Array = ((resized + 1.0) / 2.0 - normalise[0]) / normalise[1]
+    return normalised[None].astype(np.float32)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -121,11 +121,12 @@ class GenerateRequest:
                 raise _invalid(name, value, rules[name].allowed)
         return cls(**data)
 
-    def validate(self, manifest: Manifest) -> GenerateRequest:
+    def validate(self, manifest: Manifest, *, drawn_seed: int = 0) -> ValidRequest:
         """Puts in the served checkpoint's defaults and checks the request against what its engines hold.
 
-        Returns:
-            A request without None, except `seed`.
+        Args:
+            manifest: the facts of the served checkpoint.
+            drawn_seed: the seed of a request that has none.
 
         Raises:
             InvalidRequest: the frame size or the number of frames is not served here.
@@ -138,8 +139,14 @@ class GenerateRequest:
         num_frames = manifest.num_frames[0] if self.num_frames is None else self.num_frames
         if num_frames not in manifest.num_frames:
             raise _invalid("num_frames", num_frames, "one of " + ", ".join(map(str, manifest.num_frames)))
-        chunk = min(self.decode_chunk_size or manifest.decode_chunk_size, num_frames)
-        return replace(self, height=height, width=width, num_frames=num_frames, decode_chunk_size=chunk)
+        resolved = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "decode_chunk_size": min(self.decode_chunk_size or manifest.decode_chunk_size, num_frames),
+            "seed": drawn_seed if self.seed is None else self.seed,
+        }
+        return ValidRequest(**{**asdict(self), **resolved})
 
     def _size(self, manifest: Manifest) -> tuple[int, int]:
         """The frame size (H, W); a side that is not given is that of the first size with the other side."""
@@ -156,6 +163,22 @@ class GenerateRequest:
     def to_json(self) -> bytes:
         """The request as it travels: JSON with its version."""
         return json.dumps({"version": VERSION, **self.to_dict()}).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidRequest(GenerateRequest):
+    """A request that the served checkpoint can do: nothing is left to choose."""
+
+    width: int
+    height: int
+    num_frames: int
+    decode_chunk_size: int
+    seed: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frame size (H, W) in pixels."""
+        return self.height, self.width
 
 
 def field_rules() -> dict[str, Rule]:

@@ -1,0 +1,67 @@
+"""Requests that share an execution: grouping by shape, stacking and splitting along the batch dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import Array, StageSpec
+
+Inputs = Mapping[str, Array]
+
+
+def groups(requests: Sequence[Inputs], max_batch: int) -> list[list[int]]:
+    """Which requests are computed together: indices of requests of equal shapes, at most `max_batch` videos.
+
+    Triton's batcher with ragged inputs hands over mixtures, such as K = 1 beside K = 2; only equal shapes
+    can be stacked. The order of arrival is kept within a group.
+    """
+    by_shape: dict[tuple[tuple[str, tuple[int, ...]], ...], list[list[int]]] = {}
+    for index, inputs in enumerate(requests):
+        key = tuple((name, tuple(inputs[name].shape[1:])) for name in sorted(inputs))
+        parts = by_shape.setdefault(key, [[]])
+        if sum(batch_of(requests[member]) for member in parts[-1]) + batch_of(inputs) > max_batch:
+            parts.append([])
+        parts[-1].append(index)
+    return [part for parts in by_shape.values() for part in parts if part]
+
+
+def batch_of(inputs: Inputs) -> int:
+    """The number of videos of one request."""
+    return len(next(iter(inputs.values())))
+
+
+def stack(requests: Sequence[Inputs]) -> dict[str, Array]:
+    """The inputs of one execution; a single request is passed on without a copy."""
+    if len(requests) == 1:
+        return dict(requests[0])
+    return {name: np.concatenate([inputs[name] for inputs in requests]) for name in requests[0]}
+
+
+def split(outputs: Mapping[str, Array], sizes: Sequence[int]) -> list[dict[str, Array]]:
+    """The outputs of each request of an execution, by the number of videos of each."""
+    edges = np.cumsum(sizes)
+    return [
+        {name: array[edge - size : edge] for name, array in outputs.items()}
+        for edge, size in zip(edges, sizes, strict=True)
+    ]
+
+
+def example_inputs(
+    stage: StageSpec, manifest: Manifest, *, batch: int = 1, rows: int = 2
+) -> dict[str, Array]:
+    """Inputs of ones for a stage at the default frame size, frame count and chunk: for warming up."""
+    size, frames = manifest.sizes[0], manifest.num_frames[0]
+    latent = manifest.latent_size(size)
+    symbols = manifest.symbols() | {
+        "K": rows,
+        "F": frames,
+        "f": min(manifest.decode_chunk_size, frames),
+        "H": size[0],
+        "W": size[1],
+        "h": latent[0],
+        "w": latent[1],
+    }
+    return {spec.name: np.ones((batch, *spec.shape(symbols)), spec.numpy_dtype) for spec in stage.inputs}

@@ -1,0 +1,58 @@
+"""Engine hosts: the compiled graph of one stage, run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from zoetrope_core.errors import ZoetropeError
+from zoetrope_core.specs import UNET, VAE_DECODER, Array, StageSpec
+
+ENGINES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+"""The engines that can be hosted here, and the precisions of each."""
+REDUCED_PRECISION_STAGES = frozenset({UNET.name, VAE_DECODER.name})
+"""Stages that run below FP32: the encoders run once a request, and the FP16 VAE encoder overflows."""
+
+
+class EngineError(ZoetropeError):
+    """An engine file is missing, or the engine or its precision is not supported here."""
+
+    code = "engine"
+
+
+class Engine(Protocol):
+    """The compiled graph of one stage."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Computes the outputs of the stage for inputs with their batch dimension; see the stage's spec."""
+        ...
+
+
+def stage_precision(stage: StageSpec, precision: str) -> str:
+    """The precision that a stage really runs at in a repository of the given precision."""
+    return precision if stage.name in REDUCED_PRECISION_STAGES else "fp32"
+
+
+def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: str) -> Engine:
+    """Opens the engine of a stage.
+
+    Args:
+        directory: the version folder of the stage's model, such as `REPOSITORY/unet/1`.
+        stage: the spec of the stage.
+        engine: `onnxruntime` or `openvino`.
+        precision: the precision of the repository; the encoders stay at fp32.
+
+    Raises:
+        EngineError: the combination is not supported, or the engine file is missing.
+    """
+    if precision not in ENGINES.get(engine, ()):
+        supported = ", ".join(f"{name} {kind}" for name, kinds in ENGINES.items() for kind in kinds)
+        raise EngineError(f"engine {engine} at {precision} is not supported here; supported: {supported}")
+    if engine == "openvino":
+        from zoetrope_server.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(directory, precision=stage_precision(stage, precision))
+    from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(directory)

@@ -1,0 +1,64 @@
+"""OpenVINO on the CPU: one compiled model for each static shape, since static shapes are what is fast."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino
+
+from zoetrope_core.specs import Array
+from zoetrope_server.engines import EngineError
+
+FILE_NAME = "model.xml"
+MAX_COMPILED = 16
+"""The most shapes that are kept compiled; the least recently used one gives way."""
+
+_logger = logging.getLogger(__name__)
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class OpenVinoEngine:
+    """An OpenVINO model, reshaped to the static shapes of its inputs and compiled when they first occur.
+
+    Compiled models are cached on disk beside the model, so that the next process only loads them.
+    """
+
+    def __init__(self, directory: Path, *, precision: str) -> None:
+        """Opens `model.xml` of the directory, to run at `precision` (`fp32` or `bf16`).
+
+        Raises:
+            EngineError: there is no such file.
+        """
+        self._path = directory / FILE_NAME
+        if not self._path.is_file():
+            raise EngineError(f"no engine at {self._path}: run `zoetrope export` again")
+        self._core = openvino.Core()
+        self._config = {
+            "CACHE_DIR": str(directory / "cache"),
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._compiled: OrderedDict[_Shapes, Any] = OrderedDict()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Computes the outputs of the stage."""
+        request = self._request(tuple((name, tuple(array.shape)) for name, array in sorted(inputs.items())))
+        results = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        return {output.get_any_name(): results[output] for output in request.model_outputs}
+
+    def _request(self, shapes: _Shapes) -> Any:
+        """The inference request of a compiled shape."""
+        if shapes not in self._compiled:
+            _logger.info("compiling %s for %s", self._path, dict(shapes))
+            model = self._core.read_model(self._path)
+            model.reshape({name: list(shape) for name, shape in shapes})
+            compiled = self._core.compile_model(model, "CPU", self._config)
+            self._compiled[shapes] = compiled.create_infer_request()
+            while len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(shapes)
+        return self._compiled[shapes]

@@ -1,0 +1,282 @@
+"""Frames to a video file, in memory. A format is a row of `VIDEO_SPECS`, not a function.
+
+Equal frames give equal bytes: the thread count is fixed (x264's output depends on it, not on timing), and no
+date is written. Colours are converted with the BT.709 matrix to limited range and tagged as such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+
+from zoetrope_core.errors import MediaFailed
+
+logger = logging.getLogger(__name__)
+
+Frames: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+
+DEFAULT_QUALITY = 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSpec:
+    """How one format is written.
+
+    Attributes:
+        muxer: FFmpeg's name of the container.
+        encoder: FFmpeg's name of the encoder.
+        media_type: MIME type of the file.
+        suffix: file name suffix with its dot.
+        pixel_format: what the encoder is given.
+        multiple: width and height must be multiples of this (chroma subsampling).
+        quality_option: the encoder's option that quality maps to.
+        worst: that option's value at quality 0.
+        best: its value at quality 100; linear between.
+        options: further options of the encoder.
+        muxer_options: options of the container.
+    """
+
+    muxer: str
+    encoder: str
+    media_type: str
+    suffix: str
+    pixel_format: str = "yuv420p"
+    multiple: int = 2
+    quality_option: str = "crf"
+    worst: float
+    best: float
+    options: Mapping[str, str] = field(default_factory=dict)
+    muxer_options: Mapping[str, str] = field(default_factory=dict)
+
+    def encoder_options(self, quality: int) -> dict[str, str]:
+        """The encoder's options at a quality of 0..100."""
+        value = self.worst + (self.best - self.worst) * quality / 100
+        return {**self.options, self.quality_option: f"{value:.2f}"}
+
+
+# (format, codec) -> how it is written. H.264: quality 0 is CRF 44, 75 is CRF 17 (transparent to most eyes),
+# 100 is CRF 8.
+VIDEO_SPECS: Mapping[tuple[str, str], VideoSpec] = {
+    ("mp4", "h264"): VideoSpec(
+        muxer="mp4",
+        encoder="libx264",
+        media_type="video/mp4",
+        suffix=".mp4",
+        worst=44,
+        best=8,
+        options={"preset": "fast"},
+        muxer_options={"movflags": "+faststart"},
+    ),
+}
+
+_THREADS = 4  # fixed, because the bytes depend on it
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+def video_spec(format: str = "mp4", codec: str = "h264") -> VideoSpec:
+    """The row of `VIDEO_SPECS`.
+
+    Raises:
+        MediaFailed: no such format with such a codec.
+    """
+    spec = VIDEO_SPECS.get((format, codec))
+    if spec is None:
+        known = ", ".join("/".join(key) for key in VIDEO_SPECS)
+        raise MediaFailed(f"cannot write {format} with {codec}; known: {known}")
+    return spec
+
+
+def encode_video(
+    frames: Iterable[Frames],
+    *,
+    fps: int | Fraction,
+    format: str = "mp4",
+    codec: str = "h264",
+    quality: int = DEFAULT_QUALITY,
+) -> bytes:
+    """Encode a whole video.
+
+    Args:
+        frames: chunks, u8 [f, H, W, 3] sRGB each, in order; H and W are even.
+        fps: frames per second.
+        format: container, see `VIDEO_SPECS`.
+        codec: codec, see `VIDEO_SPECS`.
+        quality: 0 (small) to 100 (faithful).
+
+    Returns:
+        The file.
+
+    Raises:
+        MediaFailed: frames, sizes or parameters that cannot be encoded, or the codec failed.
+    """
+    with VideoEncoder(fps=fps, format=format, codec=codec, quality=quality) as encoder:
+        for chunk in frames:
+            encoder.add(chunk)
+        return encoder.finish()
+
+
+class VideoEncoder:
+    """Encodes chunk by chunk, while later chunks are still being computed.
+
+    Blocking (the codec releases the GIL): call it from a thread, one thread at a time. Used as a context
+    manager, it lets go of the codec's memory also when the video is never finished.
+    """
+
+    def __init__(
+        self,
+        *,
+        fps: int | Fraction,
+        format: str = "mp4",
+        codec: str = "h264",
+        quality: int = DEFAULT_QUALITY,
+    ) -> None:
+        """Choose the format; the size comes with the first frames.
+
+        Args:
+            fps: frames per second, more than 0.
+            format: container, see `VIDEO_SPECS`.
+            codec: codec, see `VIDEO_SPECS`.
+            quality: 0 (small) to 100 (faithful).
+
+        Raises:
+            MediaFailed: unknown format, or a value out of range.
+        """
+        self._spec = video_spec(format, codec)
+        if fps <= 0:
+            raise MediaFailed(f"fps must be positive, not {fps}")
+        if not 0 <= quality <= 100:
+            raise MediaFailed(f"quality must be in 0..100, not {quality}")
+        self._fps = Fraction(fps)
+        self._quality = quality
+        self._buffer = io.BytesIO()
+        self._size: tuple[int, int] | None = None
+        self._count = 0
+        self._container: Any = None
+        self._stream: Any = None
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """Frames added so far."""
+        return self._count
+
+    def add(self, frames: Frames) -> None:
+        """Encode the next frames.
+
+        Args:
+            frames: u8 [f, H, W, 3] sRGB; every chunk has the first one's H and W.
+
+        Raises:
+            MediaFailed: wrong shape, type or size; finished already; or the codec failed.
+        """
+        self._check(frames)
+        with _codec_errors():
+            if self._container is None:
+                self._open(frames.shape[1], frames.shape[2])
+            for pixels in frames:
+                self._container.mux(self._stream.encode(self._frame(pixels)))
+                self._count += 1
+
+    def finish(self) -> bytes:
+        """Write what the codec still holds and the index.
+
+        Returns:
+            The file.
+
+        Raises:
+            MediaFailed: no frames were added; finished already; or the codec failed.
+        """
+        if self._closed:
+            raise MediaFailed("the video is finished already")
+        if not self._count:
+            raise MediaFailed("a video needs at least one frame")
+        with _codec_errors():
+            self._container.mux(self._stream.encode(None))
+            self.close()
+        return self._buffer.getvalue()
+
+    def close(self) -> None:
+        """Let go of the codec, finished or not; may be called twice."""
+        container, self._container, self._stream, self._closed = self._container, None, None, True
+        if container is not None:
+            container.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; what closing an unfinished video complains about is of no interest."""
+        with contextlib.suppress(av.FFmpegError, ValueError):
+            self.close()
+
+    def _check(self, frames: Frames) -> None:
+        if self._closed:
+            raise MediaFailed("the video is finished already")
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise MediaFailed(f"frames must be u8 [f, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        height, width = frames.shape[1:3]
+        if min(height, width) < 1 or height % self._spec.multiple or width % self._spec.multiple:
+            raise MediaFailed(f"{width}x{height} is not a multiple of {self._spec.multiple} each way")
+        if self._size not in (None, (height, width)):
+            raise MediaFailed(f"a {width}x{height} frame in a video of another size")
+        self._size = (height, width)
+
+    def _open(self, height: int, width: int) -> None:
+        self._container = av.open(
+            self._buffer,
+            "w",
+            format=self._spec.muxer,
+            options=dict(self._spec.muxer_options),
+            # Moving the index to the front, the muxer reads what it wrote through a second handle.
+            io_open=lambda url, flags, options: io.BytesIO(self._buffer.getvalue()),
+        )
+        stream = self._container.add_stream(
+            self._spec.encoder, rate=self._fps, options=self._spec.encoder_options(self._quality)
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, self._spec.pixel_format
+        context = stream.codec_context
+        context.thread_count, context.thread_type = _THREADS, "FRAME"
+        context.time_base = 1 / self._fps
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._stream = stream
+
+    def _frame(self, pixels: Frames) -> Any:
+        """u8 [H, W, 3] -> the codec's frame, in BT.709 limited range."""
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
+            format=self._spec.pixel_format,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            dst_colorspace=Colorspace.ITU709,
+            interpolation=_SCALING,
+            threads=1,
+        )
+        frame.colorspace, frame.color_range = Colorspace.ITU709, ColorRange.MPEG
+        frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        frame.pts, frame.time_base, frame.duration = self._count, 1 / self._fps, 1
+        return frame
+
+
+@contextlib.contextmanager
+def _codec_errors() -> Iterator[None]:
+    """The codec's errors as `MediaFailed`."""
+    try:
+        yield
+    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+        logger.warning("encoding failed", exc_info=True)
+        raise MediaFailed(f"the video could not be encoded: {error}") from error

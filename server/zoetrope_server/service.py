@@ -1,0 +1,206 @@
+"""The orchestrator: one per server, it takes requests in, runs them and always ends their streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from zoetrope_core import contract
+from zoetrope_core.contract import Response
+from zoetrope_core.errors import Cancelled, StageLost, ZoetropeError
+from zoetrope_core.events import Accepted, Heartbeat
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import Array
+from zoetrope_server.admission import Admission
+from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
+from zoetrope_server.stages import Stages
+
+_logger = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """One request as the transport shows it."""
+
+    @property
+    def id(self) -> str:
+        """The client's name of the request; may be empty."""
+        ...
+
+    def read(self) -> Mapping[str, Array]:
+        """The input tensors by name."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone or has cancelled."""
+        ...
+
+    def send(self, response: Response) -> None:
+        """Sends one response; may block for the time of a copy."""
+        ...
+
+    def finish(self, error: ZoetropeError | None) -> None:
+        """Ends the stream; must be called exactly once."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Ticket:
+    """One request inside the orchestrator; the pipeline's `Stream`."""
+
+    id: str
+    channel: Channel
+    media: Executor
+    task: asyncio.Task[None] | None = None
+    failure: ZoetropeError | None = None
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.channel.cancelled():
+            raise Cancelled("the client has cancelled")
+
+    async def send(self, response: Response) -> None:
+        if response.video is None and response.frames is None:
+            self.channel.send(response)
+        else:
+            # Megabytes are copied: in a thread, so that other requests' steps go on.
+            await asyncio.get_running_loop().run_in_executor(self.media, self.channel.send, response)
+
+    def abort(self, error: ZoetropeError) -> None:
+        """Ends the request even while it waits for a stage; on the event loop."""
+        self.failure = self.failure or error
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """Everything that the orchestrator process holds.
+
+    Attributes:
+        manifest: the facts of the served checkpoint.
+        stages: what computes.
+        decoder: what decodes images.
+        admission: the queue.
+        media_threads: threads that fit images and encode videos.
+    """
+
+    manifest: Manifest
+    stages: Stages
+    decoder: ImageDecoder
+    admission: Admission
+    media_threads: int = 2
+    _tickets: dict[str, _Ticket] = field(default_factory=dict)
+    _media: ThreadPoolExecutor = field(init=False)
+    _pipeline: ImageToVideo = field(init=False)
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __post_init__(self) -> None:
+        """Starts the media threads."""
+        self._media = ThreadPoolExecutor(self.media_threads, thread_name_prefix="media")
+        self._pipeline = ImageToVideo(
+            manifest=self.manifest, stages=self.stages, decoder=self.decoder, media=self._media
+        )
+
+    async def serve(self, channel: Channel) -> None:
+        """Serves one request; whatever happens, its stream ends."""
+        ticket = _Ticket(id=channel.id or secrets.token_hex(8), channel=channel, media=self._media)
+        self._adopt_loop()
+        began = time.perf_counter()
+        timings: dict[str, float] = {}
+        ticket.task = asyncio.create_task(self._run(ticket, timings))
+        self._tickets[ticket.id] = ticket
+        await asyncio.wait([ticket.task])
+        self._tickets.pop(ticket.id, None)
+        error = _outcome(ticket)
+        _log(ticket.id, error, time.perf_counter() - began, timings)
+        channel.finish(error)
+
+    def status(self) -> dict[str, Any]:
+        """How much the orchestrator has to do."""
+        return {
+            "active": self.admission.active,
+            "waiting": self.admission.waiting,
+            "draining": self.admission.draining,
+        }
+
+    def drain(self) -> None:
+        """Takes no new request from now on; from any thread."""
+        self.admission.draining = True
+
+    def fail(self, reason: str) -> None:
+        """Ends all requests with an error; from any thread."""
+        for ticket in list(self._tickets.values()):
+            self._on_loop(partial(ticket.abort, StageLost(reason)))
+
+    def cancel(self, id: str) -> bool:
+        """Cancels one request; from any thread. Returns whether it was there."""
+        ticket = self._tickets.get(id)
+        if ticket is not None:
+            self._on_loop(partial(ticket.abort, Cancelled("the client has cancelled")))
+        return ticket is not None
+
+    def close(self) -> None:
+        """Frees the threads."""
+        self._media.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, ticket: _Ticket, timings: dict[str, float]) -> None:
+        """The request from its tensors to its last response."""
+        image, asked = contract.unpack_request(ticket.channel.read())
+        request = asked.validate(self.manifest, drawn_seed=secrets.randbits(53))
+
+        async def on_wait(before: int, due: bool) -> None:
+            ticket.check()
+            if due:
+                await ticket.send(Response(event=Heartbeat(waiting=before)))
+
+        async with self.admission.place() as place:
+            accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
+            await ticket.send(Response(event=accepted))
+            await place.turn(on_wait)
+            job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
+            await self._pipeline.generate(image, job)
+
+    def _adopt_loop(self) -> None:
+        """Sizes the loop's default executor: each running request may wait for one stage call in it."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            calls = ThreadPoolExecutor(self.admission.max_active, thread_name_prefix="stage-call")
+            loop.set_default_executor(calls)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(function)
+
+
+def _outcome(ticket: _Ticket) -> ZoetropeError | None:
+    """How the request ended: None when its video was sent."""
+    task = ticket.task
+    if task is None or task.cancelled():
+        return ticket.failure or Cancelled("the request was cancelled")
+    error = task.exception()
+    if error is None or isinstance(error, ZoetropeError):
+        return error
+    _logger.error("request %s raised", ticket.id, exc_info=error)
+    return ZoetropeError("internal error; the server's log says more", id=ticket.id)
+
+
+def _log(id: str, error: ZoetropeError | None, seconds: float, timings: Mapping[str, float]) -> None:
+    """One structured line a request."""
+    line = {
+        "request": id,
+        "outcome": "done" if error is None else error.code,
+        "message": None if error is None else error.message,
+        "seconds": round(seconds, 4),
+        "stages": {stage: round(spent, 4) for stage, spent in timings.items()},
+    }
+    _logger.info("%s", json.dumps(line))

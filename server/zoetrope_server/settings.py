@@ -1,0 +1,28 @@
+"""The settings of the orchestrator process, from the environment (`ZOETROPE_…`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class OrchestratorSettings(BaseSettings):
+    """How much the orchestrator takes at once.
+
+    Attributes:
+        max_active: requests that run at the same time.
+        max_waiting: requests that wait; more are refused at once.
+        decode_workers: processes that decode images.
+        media_threads: threads that fit images and encode videos.
+        control_socket: Unix socket on which the supervisor and the unary model speak to the orchestrator.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
+
+    max_active: int = Field(default=4, ge=1, le=1024)
+    max_waiting: int = Field(default=16, ge=0, le=100_000)
+    decode_workers: int = Field(default=2, ge=1, le=64)
+    media_threads: int = Field(default=2, ge=1, le=64)
+    control_socket: Path | None = None

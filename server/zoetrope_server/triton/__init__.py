@@ -1,0 +1,1 @@
+"""Glue to Triton's python backend; imported only inside its processes."""

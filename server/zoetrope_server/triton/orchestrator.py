@@ -1,0 +1,137 @@
+"""The orchestrator inside Triton: tensors to and from Triton's objects, stage calls through BLS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from zoetrope_core import contract
+from zoetrope_core.contract import Response
+from zoetrope_core.errors import StageFailed, ZoetropeError
+from zoetrope_core.events import Failed
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import Array, StageSpec
+from zoetrope_server.admission import Admission
+from zoetrope_server.control import ControlServer
+from zoetrope_server.media.workers import DecodeWorkers
+from zoetrope_server.service import Service
+from zoetrope_server.settings import OrchestratorSettings
+from zoetrope_server.stages import ContractStages, StageCall
+
+
+class BlsStages(ContractStages):
+    """Stages that are models of the same Triton, called through BLS; the batch dimension is 1."""
+
+    def bind(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
+        """See `ContractStages`; a bound tensor is one Triton tensor for all calls."""
+        bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
+        outputs = [spec.name for spec in stage.outputs]
+
+        async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
+            request = pb_utils.InferenceRequest(
+                model_name=stage.name, requested_output_names=outputs, inputs=bound + tensors
+            )
+            response = await request.async_exec()
+            if response.has_error():
+                raise StageFailed(f"{stage.name}: {response.error().message()}", stage=stage.name)
+            return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+        return call
+
+
+class TritonChannel:
+    """One request of the decoupled model; see `zoetrope_server.service.Channel`."""
+
+    def __init__(self, request: Any) -> None:
+        """Takes the request and its sender."""
+        self._request = request
+        self._sender = request.get_response_sender()
+        self.id: str = request.request_id()
+
+    def read(self) -> dict[str, Array]:
+        """The input tensors by name."""
+        return {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone or has cancelled."""
+        return bool(self._sender.is_cancelled())
+
+    def send(self, response: Response) -> None:
+        """Sends one response."""
+        tensors = contract.pack_response(response)
+        self._sender.send(
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+        )
+
+    def finish(self, error: ZoetropeError | None) -> None:
+        """Ends the stream: an `error` event for all clients, then the status for those that asked for it."""
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if error is None:
+            self._sender.send(flags=final)
+            return
+        body = error.to_event()
+        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+        self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
+        self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)), flags=final)
+
+
+def triton_error(error: ZoetropeError) -> Any:
+    """The error as Triton's, with the nearest status that its python backend has."""
+    codes = pb_utils.TritonError
+    by_status = {
+        "INVALID_ARGUMENT": codes.INVALID_ARG,
+        "UNAVAILABLE": codes.UNAVAILABLE,
+        "CANCELLED": codes.CANCELLED,
+    }
+    return codes(error.status_message(), by_status.get(error.status, codes.INTERNAL))
+
+
+class Orchestrator:
+    """The service with all that it needs inside a Triton process."""
+
+    def __init__(self, repository: Path) -> None:
+        """Opens the service for a model repository, with the settings of the environment."""
+        settings = OrchestratorSettings()
+        self._decoder = DecodeWorkers(workers=settings.decode_workers)
+        self.service = Service(
+            manifest=Manifest.load(repository),
+            stages=BlsStages(),
+            decoder=self._decoder,
+            admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
+            media_threads=settings.media_threads,
+        )
+        self._control = self._serve_control(settings.control_socket)
+
+    async def serve(self, request: Any) -> None:
+        """Serves one Triton request."""
+        await self.service.serve(TritonChannel(request))
+
+    def close(self) -> None:
+        """Ends workers and threads."""
+        if self._control is not None:
+            self._control.close()
+        self._decoder.close()
+        self.service.close()
+
+    def _serve_control(self, path: Path | None) -> ControlServer | None:
+        service = self.service
+
+        def drain(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            service.drain()
+            return service.status()
+
+        def fail(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            service.fail(str(body["reason"]))
+            return {}
+
+        operations = {
+            "status": lambda body: service.status(),
+            "drain": drain,
+            "fail": fail,
+            "cancel": lambda body: {"found": service.cancel(str(body["id"]))},
+        }
+        return None if path is None else ControlServer(path, operations)

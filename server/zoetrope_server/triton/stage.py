@@ -1,0 +1,56 @@
+"""A compiled stage as a python model of Triton: requests of one batch share executions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import STAGES, Array
+from zoetrope_server import batching
+from zoetrope_server.engines import open_engine
+
+_logger = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """Hosts the engine of the stage that the model is named after."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Opens the engine and runs it once at the default shapes, so that the first request is quick."""
+        model = Path(args["model_repository"])
+        self._stage = STAGES[args["model_name"]]
+        manifest = Manifest.load(model.parent)
+        self._max_batch = max(1, int(json.loads(args["model_config"])["max_batch_size"]))
+        self._engine = open_engine(
+            model / args["model_version"], self._stage, engine=manifest.engine, precision=manifest.precision
+        )
+        self._engine.run(batching.example_inputs(self._stage, manifest))
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One response for each request; requests of equal shapes are computed together."""
+        inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
+        responses: list[Any] = [None] * len(requests)
+        for group in batching.groups(inputs, self._max_batch):
+            for index, response in zip(group, self._compute([inputs[index] for index in group]), strict=True):
+                responses[index] = response
+        return responses
+
+    def _compute(self, inputs: list[dict[str, Array]]) -> list[Any]:
+        """The responses of requests that share one execution; an error is an answer, not an exception."""
+        try:
+            outputs = self._engine.run(batching.stack(inputs))
+            parts = batching.split(outputs, [len(next(iter(each.values()))) for each in inputs])
+        except Exception as error:
+            _logger.exception("stage %s failed", self._stage.name)
+            failure = pb_utils.TritonError(f"{type(error).__name__}: {error}")
+            return [pb_utils.InferenceResponse(error=failure) for _ in inputs]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in part.items()])
+            for part in parts
+        ]

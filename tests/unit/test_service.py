@@ -1,0 +1,150 @@
+"""The service: every stream ends once, the queue is bounded, failures and cancellations arrive."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
+
+from zoetrope_core.contract import bytes_tensor
+from zoetrope_core.errors import Cancelled, Draining, InvalidImage, InvalidRequest, Overloaded, StageLost
+from zoetrope_core.events import Accepted, Done, Heartbeat
+from zoetrope_server import admission
+from zoetrope_server.admission import Admission
+from zoetrope_server.service import Service
+
+
+def service(stages=None, max_active=2, max_waiting=2):
+    return Service(
+        manifest=MANIFEST,
+        stages=stages or FakeStages(),
+        decoder=FakeDecoder(),
+        admission=Admission(max_active=max_active, max_waiting=max_waiting),
+    )
+
+
+class Gate:
+    """Denoising steps wait here until it opens."""
+
+    def __init__(self):
+        self.open, self.reached = asyncio.Event(), 0
+
+    async def __call__(self):
+        self.reached += 1
+        await self.open.wait()
+
+
+async def until(condition, seconds=3.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_request_is_accepted_first_and_done_last(caplog):
+    channel = FakeChannel(num_inference_steps=2, id="abc", seed=5)
+    with caplog.at_level(logging.INFO):
+        await service().serve(channel)
+    assert channel.finished == [None]
+    assert channel.events[0] == Accepted(id="abc", seed=5, steps=2)
+    assert isinstance(channel.events[-1], Done)
+    line = json.loads(caplog.messages[-1])
+    assert line["request"] == "abc" and line["outcome"] == "done" and line["stages"]["denoise"] >= 0
+
+
+@pytest.mark.parametrize("stage", ["encode_image", "encode_latents", "prepare", "denoise", "decode"])
+async def test_an_unexpected_exception_ends_the_stream_without_its_text(stage):
+    channel = FakeChannel()
+    await service(FakeStages(fail=stage, error=RuntimeError("secret path"))).serve(channel)
+    (error,) = channel.finished
+    assert error.code == "internal" and error.status == "INTERNAL" and "secret" not in error.message
+
+
+async def test_bad_input_is_refused_before_anything_else_happens():
+    stages = FakeStages()
+    for tensors, kind in [
+        ({}, InvalidImage),
+        ({"image": bytes_tensor(b"")}, InvalidImage),
+        ({"image": bytes_tensor(png()), "request": bytes_tensor(b"{nope")}, InvalidRequest),
+        ({"image": bytes_tensor(png()), "request": bytes_tensor(b'{"fps": 0}')}, InvalidRequest),
+        ({"image": bytes_tensor(png()), "mask": bytes_tensor(png())}, InvalidRequest),
+    ]:
+        channel = FakeChannel(tensors)
+        await service(stages).serve(channel)
+        assert isinstance(channel.finished[0], kind) and channel.sent == []
+    assert stages.calls == []
+
+
+async def test_exactly_the_configured_number_runs_and_waits_and_the_rest_is_refused():
+    gate = Gate()
+    served = service(FakeStages(gate=gate))
+    channels = [FakeChannel(num_inference_steps=1) for _ in range(7)]
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
+    await until(lambda: gate.reached == 2 and sum(bool(c.finished) for c in channels) == 3)
+    assert served.status() == {"active": 2, "waiting": 2, "draining": False}
+    refused = [channel.finished[0] for channel in channels if channel.finished]
+    assert all(isinstance(error, Overloaded) for error in refused)
+    assert json.loads(refused[0].status_message())["retry_after_s"] >= 1
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert [channel.finished for channel in channels].count([None]) == 4
+    assert served.status() == {"active": 0, "waiting": 0, "draining": False}
+
+
+async def test_a_waiting_request_hears_heartbeats_and_may_leave(monkeypatch):
+    monkeypatch.setattr(admission, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    first, second = FakeChannel(num_inference_steps=1), FakeChannel(num_inference_steps=1)
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in (first, second)]
+    await until(lambda: any(isinstance(event, Heartbeat) for event in second.events))
+    second.hung_up = True
+    await until(lambda: second.finished)
+    assert isinstance(second.finished[0], Cancelled) and served.status()["waiting"] == 0
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert first.finished == [None]
+
+
+async def test_draining_refuses_new_work_and_finishes_the_old():
+    gate = Gate()
+    served = service(FakeStages(gate=gate))
+    running, late = FakeChannel(num_inference_steps=1), FakeChannel()
+    task = asyncio.create_task(served.serve(running))
+    await until(lambda: gate.reached)
+    served.drain()
+    await served.serve(late)
+    assert isinstance(late.finished[0], Draining)
+    gate.open.set()
+    await task
+    assert running.finished == [None]
+
+
+async def test_fail_and_cancel_end_requests_whose_stage_hangs():
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=3)
+    channels = [FakeChannel(id="one"), FakeChannel(id="two")]
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
+    await until(lambda: gate.reached == 2)
+    assert await asyncio.to_thread(served.cancel, "one")
+    assert not await asyncio.to_thread(served.cancel, "nobody")
+    await until(lambda: channels[0].finished)
+    assert isinstance(channels[0].finished[0], Cancelled) and not channels[1].finished
+    await asyncio.to_thread(served.fail, "stage process unet died")
+    await asyncio.wait_for(asyncio.gather(*tasks), 2)
+    assert isinstance(channels[1].finished[0], StageLost)
+    assert served.status()["active"] == 0
+
+
+async def test_a_client_that_goes_away_frees_its_slot():
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    channel = FakeChannel()
+    task = asyncio.create_task(served.serve(channel))
+    await until(lambda: gate.reached)
+    channel.hung_up = True
+    gate.open.set()
+    await asyncio.wait_for(task, 2)
+    assert isinstance(channel.finished[0], Cancelled) and gate.reached == 1
+    assert served.status()["active"] == 0
