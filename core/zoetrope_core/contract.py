@@ -18,8 +18,10 @@ from zoetrope_core.request import GenerateRequest
 from zoetrope_core.specs import Array
 
 MODEL = "image_to_video"
-PIECE_BYTES = 1 << 20
-"""The most bytes of video in one response: a default gRPC receiver refuses more than 4 MiB."""
+UNARY_MODEL = "image_to_video_unary"
+PIECE_BYTES = 3 << 18
+"""The most bytes of video in one response: 1 MiB as base64, and a multiple of 3, so that joined base64 pieces
+are base64. (A default gRPC receiver refuses more than 4 MiB; one 10 MB send stalls a loop for 80 ms.)"""
 REQUEST_INPUTS = ("image", "mask", "request")
 RESPONSE_OUTPUTS = ("event", "preview", "frames", "video")
 
@@ -58,22 +60,28 @@ def unpack_request(tensors: Mapping[str, Array]) -> tuple[bytes, GenerateRequest
         raise InvalidRequest(
             "mask: motion masks are not supported by this server", field="mask", allowed="no mask"
         )
-    image = _single(tensors, "image")
+    image = unwrap_base64(_single(tensors, "image"))
     if not image:
         raise InvalidImage("image: got 0 bytes, allowed is an encoded JPEG, PNG or WebP", field="image")
     text = _single(tensors, "request")
-    return unwrap_base64(image), GenerateRequest.from_json(text) if text else GenerateRequest()
+    return image, GenerateRequest.from_json(text) if text else GenerateRequest()
 
 
-def pack_response(response: Response) -> dict[str, Array]:
-    """The output tensors of a response."""
+def sent_as_text(tensors: Mapping[str, Array]) -> bool:
+    """Whether the image came as base64: the client speaks JSON then, and gets the video as base64 too."""
+    image = _single(tensors, "image")
+    return unwrap_base64(image) is not image
+
+
+def pack_response(response: Response, *, text: bool = False) -> dict[str, Array]:
+    """The output tensors of a response; with `text` the video is base64, for JSON clients."""
     tensors: dict[str, Array] = {}
     if response.event is not None:
         tensors["event"] = bytes_tensor(events.to_json(response.event))
     if response.frames is not None:
         tensors["frames"] = response.frames
     if response.video is not None:
-        tensors["video"] = bytes_tensor(response.video)
+        tensors["video"] = bytes_tensor(base64.b64encode(response.video) if text else response.video)
     return tensors
 
 

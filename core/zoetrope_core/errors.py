@@ -26,6 +26,7 @@ whose message is JSON with a `code`; a client retries only an UNAVAILABLE withou
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -121,3 +122,35 @@ class MediaFailed(ZoetropeError):
     """The video could not be encoded."""
 
     code = "media_failed"
+
+
+def from_code(code: str, message: str, *, status: str, details: Mapping[str, Any]) -> ZoetropeError:
+    """The error that another process reported, as the class of its code.
+
+    Args:
+        code: the wire code; one that is not known here goes by its status and is kept in the details.
+        message: what is wrong.
+        status: the gRPC status name.
+        details: the error's details; names that an error has anyway are left out.
+    """
+    own = ("version", "type", "code", "status", "message", "self")
+    kept = {name: value for name, value in details.items() if name not in own}
+    kind = _by_code().get(code)
+    if kind is not None:
+        return kind(message, **kept)
+    return BY_STATUS.get(status, ZoetropeError)(message, **{**kept, "code": code})
+
+
+BY_STATUS: Mapping[str, type[ZoetropeError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "UNAVAILABLE": Refused,
+    "RESOURCE_EXHAUSTED": Refused,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "CANCELLED": Cancelled,
+}
+"""The error for a gRPC status that came without a code."""
+
+
+def _by_code() -> dict[str, type[ZoetropeError]]:
+    kinds = [kind for kind in globals().values() if isinstance(kind, type)]
+    return {kind.code: kind for kind in kinds if issubclass(kind, ZoetropeError)}

@@ -12,7 +12,9 @@ AUGMENTATION, INITIAL = 0, 1
 
 def noise(seed: int, stream: int, shape: tuple[int, ...]) -> Array:
     """Standard normal noise f32 `shape` that depends on the seed, the stream and the shape alone."""
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream])))
+    # A spawn key, since SeedSequence([seed, 1]) would equal SeedSequence([seed + 2**32, 0]).
+    sequence = np.random.SeedSequence(seed, spawn_key=(stream,))
+    generator = np.random.Generator(np.random.Philox(sequence))
     return generator.standard_normal(shape, dtype=np.float32)
 
 

@@ -65,19 +65,19 @@ class Manifest:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Manifest:
         """Builds a manifest from parsed JSON; raises ValueError for another version or other fields."""
-        if data.get("version") != VERSION:
-            raise ValueError(f"manifest version {data.get('version')!r}: this release reads {VERSION}")
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise ValueError(f"not a manifest of version {VERSION}, the one that this release reads")
         names = {field.name for field in fields(cls)}
         if unknown := set(data) - names:
             raise ValueError(f"manifest has unknown fields: {', '.join(sorted(unknown))}")
         lists = {"clip_mean", "clip_std", "num_frames"}
-        values: dict[str, Any] = {
-            name: tuple(value) if name in lists else value for name, value in data.items()
-        }
-        values["sizes"] = tuple((int(height), int(width)) for height, width in data["sizes"])
         try:
+            values: dict[str, Any] = {
+                name: tuple(value) if name in lists else value for name, value in data.items()
+            }
+            values["sizes"] = tuple((int(height), int(width)) for height, width in data["sizes"])
             return cls(**values)
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"manifest is incomplete: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:

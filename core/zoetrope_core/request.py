@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -33,7 +32,7 @@ class Rule:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         kind = {int: "an integer", float: "a number", bool: "true or false"}[self.type]
-        return kind if self.low is None else f"{kind} from {self.low:g} to {self.high:.10g}"
+        return kind if self.low is None else f"{kind} from {self.low} to {self.high}"
 
     def accepts(self, value: Any) -> bool:
         """Whether the value has the type (an integer passes as a number, a bool never) and range."""
@@ -45,7 +44,7 @@ class Rule:
             return False
         if self.low is None or self.high is None:
             return True
-        return math.isfinite(value) and self.low <= value <= self.high
+        return bool(self.low <= value <= self.high)  # NaN and infinity are never inside
 
 
 def _number(kind: type, default: float | None, low: float, high: float, doc: str) -> Any:
@@ -190,20 +189,30 @@ _DEFAULTS = {entry.name: entry.default for entry in fields(GenerateRequest)}
 
 
 def _invalid(name: str, value: Any, allowed: str) -> InvalidRequest:
-    shown = value if isinstance(value, str | int) else repr(value)
-    shown = shown if len(str(shown)) <= 100 else str(shown)[:100] + "..."
+    shown = _shown(value)
     return InvalidRequest(
-        f"{name}: got {shown!r}, allowed is {allowed}", field=name, value=str(shown), allowed=allowed
+        f"{name}: got {shown}, allowed is {allowed}", field=name, value=shown, allowed=allowed
     )
+
+
+def _shown(value: Any) -> str:
+    """The value in at most about 100 printable characters; a nested one only by its kind."""
+    if isinstance(value, dict | list | tuple):
+        return f"an object of {len(value)}" if isinstance(value, dict) else f"an array of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 102 else text[:102] + "..."
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> InvalidRequest:
     near = get_close_matches(name[:100], known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     allowed = ", ".join(known)
+    shown = _shown(name)[1:-1]  # without what cannot be printed or encoded: the message becomes a gRPC status
     return InvalidRequest(
-        f"{name[:100]}: unknown field{hint} (known: {allowed})",
-        field=name[:100],
+        f"{shown}: unknown field{hint} (known: {allowed})",
+        field=shown,
         allowed=allowed,
         suggestion=near[0] if near else None,
     )

@@ -46,8 +46,8 @@ async def denoise(model: Denoiser, x: Array, sigmas: Array, on_step: OnStep) -> 
     for number, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True), start=1):
         denoised = await model(x, float(sigma))
         keep = np.float32(following / sigma)
-        np.multiply(x, keep, out=x)
         np.multiply(denoised, np.float32(1.0) - keep, out=scaled)
+        np.multiply(x, keep, out=x)
         np.add(x, scaled, out=x)
         await on_step(Step(number=number, count=len(sigmas) - 1, sigma=float(sigma), x=x, denoised=denoised))
     return x

@@ -112,7 +112,7 @@ class Service:
 
     async def serve(self, channel: Channel) -> None:
         """Serves one request; whatever happens, its stream ends."""
-        ticket = _Ticket(id=channel.id or secrets.token_hex(8), channel=channel, media=self._media)
+        ticket = _Ticket(id=self._name(channel.id), channel=channel, media=self._media)
         self._adopt_loop()
         began = time.perf_counter()
         timings: dict[str, float] = {}
@@ -168,6 +168,11 @@ class Service:
             await place.turn(on_wait)
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
             await self._pipeline.generate(image, job)
+
+    def _name(self, asked: str) -> str:
+        """The name of a request: the client's, made unique where another running request has it."""
+        unique = secrets.token_hex(8)
+        return unique if not asked else f"{asked}-{unique}" if asked in self._tickets else asked
 
     def _adopt_loop(self) -> None:
         """Sizes the loop's default executor: each running request may wait for one stage call in it."""

@@ -138,24 +138,45 @@ def _complaint(error: Exception, name: str, data: bytes) -> str:
     return f"the {name} file is damaged and cannot be decoded"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Still:
+    """A decoded picture before anything is applied: colours are mode L, RGB or CMYK, alpha is mode L."""
+
+    colours: Image.Image
+    alpha: Image.Image | None
+    profile: bytes | None
+    orientation: int
+
+
 def _decode(data: bytes, name: str, limits: ImageLimits) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    still = _read(data, name, limits)
+    upright, alpha = _ORIENTATIONS.get(still.orientation), still.alpha
+    image = _to_srgb(still.colours, still.profile)
+    del still  # 200 MB of the largest image allowed
+    if alpha is not None:
+        paper = Image.new("RGB", image.size, BACKGROUND)
+        paper.paste(image, mask=alpha)
+        image = paper
+    return np.asarray(image if upright is None else image.transpose(upright))
+
+
+def _read(data: bytes, name: str, limits: ImageLimits) -> _Still:
+    """A function of its own, so that the decoder's memory is free again when it returns."""
     _check_size(header_size(name, data), limits)
     with Image.open(io.BytesIO(data), formats=(name,)) as image:
         _check_size(image.size, limits)
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise refusal(f"animated {name} is not supported; send a still image")
         image.load()
-        orientation = _orientation(image)
+        if name == "PNG" and is_truncated(name, data):  # Pillow minds only when pixels are missing
+            raise refusal("the PNG file is truncated")
         colours, alpha = _split(image)
-        profile = image.info.get("icc_profile")
-    colours = _to_srgb(colours, profile)
-    if alpha is not None:
-        paper = Image.new("RGB", colours.size, BACKGROUND)
-        paper.paste(colours, mask=alpha)
-        colours = paper
-    if orientation in _ORIENTATIONS:
-        colours = colours.transpose(_ORIENTATIONS[orientation])
-    return np.asarray(colours)
+        return _Still(
+            colours=colours,
+            alpha=alpha,
+            profile=image.info.get("icc_profile"),
+            orientation=_orientation(image),
+        )
 
 
 def _check_size(size: tuple[int, int] | None, limits: ImageLimits) -> None:
@@ -182,10 +203,16 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours (mode L, RGB or CMYK) and, where the image has transparency, alpha (mode L)."""
     if image.mode.startswith("I"):
         return _split_sixteen(image)
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode in ("L", "RGB", "CMYK"):
-        return image, alpha
-    return image.convert("L" if image.mode in ("1", "LA") else "RGB"), alpha
+        # A WebP holds on to its decoder's canvases, 400 MB of the largest image allowed.
+        return (image.copy() if image.format == "WEBP" else image), _alpha(image)
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB"), _alpha(image)
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data:
+        return None
+    return (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
 
 
 def _split_sixteen(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

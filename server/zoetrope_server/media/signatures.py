@@ -71,7 +71,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 def is_truncated(name: str, data: bytes) -> bool:
     """Whether the file's end is missing: no end marker, or fewer bytes than its container declares."""
     if name == "PNG":
-        return b"IEND" not in data[-64:]
+        return b"IEND\xaeB`\x82" not in data  # with its checksum; more bytes may follow
     if name == "WEBP":
         return len(data) < 12 or len(data) < int.from_bytes(data[4:8], "little") + 8
     return b"\xff\xd9" not in data[-64:]

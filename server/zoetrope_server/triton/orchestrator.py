@@ -14,12 +14,14 @@ from zoetrope_core.errors import StageFailed, ZoetropeError
 from zoetrope_core.events import Failed
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import Array, StageSpec
+from zoetrope_server import logs
 from zoetrope_server.admission import Admission
 from zoetrope_server.control import ControlServer
 from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.stages import ContractStages, StageCall
+from zoetrope_server.triton.errors import triton_error
 
 
 class BlsStages(ContractStages):
@@ -50,11 +52,14 @@ class TritonChannel:
         """Takes the request and its sender."""
         self._request = request
         self._sender = request.get_response_sender()
+        self._text = False
         self.id: str = request.request_id()
 
     def read(self) -> dict[str, Array]:
         """The input tensors by name."""
-        return {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in self._request.inputs()}
+        self._text = contract.sent_as_text(tensors)
+        return tensors
 
     def cancelled(self) -> bool:
         """Whether the client has gone or has cancelled."""
@@ -62,32 +67,20 @@ class TritonChannel:
 
     def send(self, response: Response) -> None:
         """Sends one response."""
-        tensors = contract.pack_response(response)
+        tensors = contract.pack_response(response, text=self._text)
         self._sender.send(
             pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
         )
 
     def finish(self, error: ZoetropeError | None) -> None:
         """Ends the stream: an `error` event for all clients, then the status for those that asked for it."""
-        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        if error is None:
-            self._sender.send(flags=final)
-            return
-        body = error.to_event()
-        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
-        self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
-        self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)), flags=final)
-
-
-def triton_error(error: ZoetropeError) -> Any:
-    """The error as Triton's, with the nearest status that its python backend has."""
-    codes = pb_utils.TritonError
-    by_status = {
-        "INVALID_ARGUMENT": codes.INVALID_ARG,
-        "UNAVAILABLE": codes.UNAVAILABLE,
-        "CANCELLED": codes.CANCELLED,
-    }
-    return codes(error.status_message(), by_status.get(error.status, codes.INTERNAL))
+        if error is not None:
+            body = error.to_event()
+            code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+            self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
+            self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)))
+        # By itself: a synchronous BLS iterator never sees an error response that carries the final flag.
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class Orchestrator:
@@ -95,6 +88,7 @@ class Orchestrator:
 
     def __init__(self, repository: Path) -> None:
         """Opens the service for a model repository, with the settings of the environment."""
+        logs.configure(contract.MODEL)
         settings = OrchestratorSettings()
         self._decoder = DecodeWorkers(workers=settings.decode_workers)
         self.service = Service(

@@ -11,9 +11,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, Array
-from zoetrope_server import batching
-from zoetrope_server.engines import open_engine
+from zoetrope_core.specs import STAGES, Array, StageSpec
+from zoetrope_server import batching, logs
+from zoetrope_server.engines import Engine, open_engine
 
 _logger = logging.getLogger(__name__)
 
@@ -25,12 +25,15 @@ class TritonPythonModel:
         """Opens the engine and runs it once at the default shapes, so that the first request is quick."""
         model = Path(args["model_repository"])
         self._stage = STAGES[args["model_name"]]
-        manifest = Manifest.load(model.parent)
+        logs.configure(self._stage.name)
         self._max_batch = max(1, int(json.loads(args["model_config"])["max_batch_size"]))
-        self._engine = open_engine(
-            model / args["model_version"], self._stage, engine=manifest.engine, precision=manifest.precision
-        )
+        manifest = Manifest.load(model.parent)
+        self._engine = self.open(model / args["model_version"], self._stage, manifest)
         self._engine.run(batching.example_inputs(self._stage, manifest))
+
+    def open(self, directory: Path, stage: StageSpec, manifest: Manifest) -> Engine:
+        """The engine of the stage, from the version folder of its model."""
+        return open_engine(directory, stage, engine=manifest.engine, precision=manifest.precision)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response for each request; requests of equal shapes are computed together."""

@@ -1,0 +1,42 @@
+# Everything here works on a fresh clone; the virtual environment is made when it is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := core server client export benchmarks tests demo model_repository
+
+.PHONY: help demo check lint types test test-full clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[server,export]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@ $(VENV)/.serve
+
+demo: $(VENV)/.serve  ## A photo in, a video out, through the real server: out/demo.mp4
+	$(BIN)/python demo/run.py
+
+check: lint types test  ## What CI runs
+
+lint: $(VENV)/.dev  ## ruff
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+test: $(VENV)/.dev  ## All tests but the long ones
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.dev  ## All tests, the long ones too
+	$(BIN)/python -m pytest
+
+clean:  ## Removes what was built (not the virtual environment)
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,147 @@
+"""The pure half of both clients: what to send for a request, and what the answers mean. No I/O.
+
+The clients speak through the stub that tritonclient generates from Triton's protocol, not through its
+`InferenceServerClient`: that one allows one stream at a time, and does not say when a stream ends without
+an error and without `done`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferResult, service_pb2
+from tritonclient.utils import serialize_byte_tensor
+
+from zoetrope_client.errors import BadResponse, ConnectionLost, ServerUnavailable
+from zoetrope_core import contract, errors, events
+from zoetrope_core.contract import Response
+from zoetrope_core.errors import BY_STATUS, ZoetropeError, from_code
+from zoetrope_core.request import GenerateRequest
+
+HEADERS = (("triton_grpc_error", "true"),)
+"""Makes the stream end with the real status code of an error."""
+_CHANNEL_OPTIONS = {
+    "grpc.max_send_message_length": MAX_GRPC_MESSAGE_SIZE,
+    "grpc.max_receive_message_length": MAX_GRPC_MESSAGE_SIZE,
+    # Notices a peer that has vanished; servers count pings more frequent than every 5 minutes as abuse.
+    "grpc.keepalive_time_ms": 310_000,
+}
+
+
+def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
+    """The gRPC channel arguments: `extra` goes before the defaults (unlimited messages, keepalive)."""
+    return list({**_CHANNEL_OPTIONS, **dict(extra)}.items())
+
+
+def build_request(request: GenerateRequest | None, fields: Mapping[str, Any]) -> GenerateRequest:
+    """The request with `fields` put over it; raises InvalidRequest, before anything is sent."""
+    return GenerateRequest.from_dict({**(request.to_dict() if request else {}), **fields})
+
+
+def encode(image: bytes, request: GenerateRequest) -> Any:
+    """The ModelInferRequest for the decoupled entry model.
+
+    Args:
+        image: an encoded JPEG, PNG or WebP.
+        request: the request; only the server can check it against the checkpoint.
+    """
+    message = service_pb2.ModelInferRequest(model_name=contract.MODEL)
+    for name, tensor in contract.pack_request(image, request).items():
+        message.inputs.add(name=name, datatype="BYTES", shape=tensor.shape)
+        message.raw_input_contents.append(serialize_byte_tensor(tensor).item())
+    return message
+
+
+def decode(message: Any) -> Response:
+    """The response in a ModelStreamInferResponse.
+
+    Raises:
+        BadResponse: not of this version's contract.
+        ZoetropeError: the message is an error.
+    """
+    if message.error_message:
+        raise _from_text(message.error_message, "INTERNAL")
+    result = InferResult(message.infer_response)
+    try:
+        found = ((name, result.as_numpy(name)) for name in contract.RESPONSE_OUTPUTS)
+        return contract.unpack_response({name: tensor for name, tensor in found if tensor is not None})
+    except (ValueError, errors.InvalidRequest) as error:
+        raise BadResponse(f"the server's response cannot be read: {error}") from error
+
+
+def from_event(event: events.Failed) -> ZoetropeError:
+    """The error that an `error` event reports, with its details."""
+    return from_code(event.code, event.message, status=event.status, details=event.details)
+
+
+class StreamReader:
+    """Follows one stream from its first response to its end; knows what each way of ending means."""
+
+    __slots__ = ("_done", "_started", "_url")
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._started = self._done = False
+
+    def read(self, message: Any) -> Response | None:
+        """The next response, None for one without any part; raises the error of an `error` event."""
+        response = decode(message)
+        if isinstance(response.event, events.Failed):
+            raise from_event(response.event)
+        self._started = True
+        self._done = self._done or isinstance(response.event, events.Done)
+        empty = response.event is None and response.frames is None and response.video is None
+        return None if empty else response
+
+    def end(self) -> None:
+        """The stream has ended without a status; raises ConnectionLost when `done` has not come."""
+        if not self._done:
+            raise ConnectionLost(f"{self._url}: the stream ended before the video was complete")
+
+    def failure(self, status: str, text: str | None) -> ZoetropeError | None:
+        """The error of a stream that ended with a gRPC status; None when the video had already come.
+
+        Args:
+            status: the name of the status code, such as `UNAVAILABLE`.
+            text: the status message.
+        """
+        if self._done:
+            return None
+        return from_status(status, text or status, url=self._url, started=self._started)
+
+
+def from_status(status: str, text: str, *, url: str, started: bool) -> ZoetropeError:
+    """The error of a gRPC status.
+
+    Args:
+        status: the name of the status code.
+        text: the status message; JSON with a `code` where the server refuses.
+        url: the server's address, for the message.
+        started: whether a response had come before.
+    """
+    if status in ("UNAVAILABLE", "UNKNOWN") and _json(text) is None:
+        kind = ConnectionLost if started else ServerUnavailable
+        return kind(
+            f"{url}: {'the connection broke off' if started else 'no server is ready there'} ({text})"
+        )
+    if status == "DEADLINE_EXCEEDED":
+        return errors.DeadlineExceeded(f"{url}: the deadline passed before the video was complete ({text})")
+    return _from_text(text, status)
+
+
+def _from_text(text: str, status: str) -> ZoetropeError:
+    body = _json(text)
+    if body is None:
+        return BY_STATUS.get(status, ZoetropeError)(text)
+    return from_code(str(body["code"]), str(body.get("message", text)), status=status, details=body)
+
+
+def _json(text: str) -> dict[str, Any] | None:
+    """The JSON object with a `code` in a status message, which Triton may put words before."""
+    try:
+        body = json.loads(text[max(text.find("{"), 0) :])
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) and "code" in body else None

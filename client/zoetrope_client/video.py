@@ -1,0 +1,97 @@
+"""The finished video, and how it is put together from the responses of a stream."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoetrope_client.errors import BadResponse, ConnectionLost
+from zoetrope_core.contract import Response
+from zoetrope_core.events import Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video:
+    """A finished video.
+
+    Attributes:
+        data: the encoded video.
+        id: the server's name of the request.
+        seed: the seed of the noise.
+        parameters: the request as used, with all defaults; sent again, it gives the same video.
+        timings: seconds by stage, and `total`.
+    """
+
+    data: bytes
+    id: str
+    seed: int
+    parameters: Mapping[str, Any]
+    timings: Mapping[str, float]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the video; the file appears whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            with partial.open("xb") as file:
+                file.write(self.data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return target
+
+
+class Assembly:
+    """Collects the pieces of one stream; decoded frames pass by and are not kept."""
+
+    __slots__ = ("_done", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._done: Done | None = None
+
+    def add(self, response: Response) -> None:
+        """Takes the piece of video or the `done` of a response."""
+        if response.video is not None:
+            self._pieces.append(response.video)
+        if isinstance(response.event, Done):
+            self._done = response.event
+
+    def video(self) -> Video:
+        """The video.
+
+        Raises:
+            ConnectionLost: no `done` came.
+            BadResponse: fewer or more bytes came than the server sent.
+        """
+        if self._done is None:
+            raise ConnectionLost("the stream ended before the video was complete")
+        data = b"".join(self._pieces)
+        if len(data) != self._done.video_bytes:
+            raise BadResponse(f"got {len(data)} of {self._done.video_bytes} bytes of the video")
+        return Video(
+            data=data,
+            id=self._done.id,
+            seed=self._done.seed,
+            parameters=self._done.parameters,
+            timings=self._done.timings,
+        )
+
+
+def collect(responses: Iterable[Response]) -> Video:
+    """The video of a whole stream; raises as `Assembly.video` does."""
+    assembly = Assembly()
+    for response in responses:
+        assembly.add(response)
+    return assembly.video()

@@ -1,0 +1,102 @@
+"""`make demo`: a photo in, a video out, through the real server, with what each step took.
+
+Each command is the one a user would type. A second run reuses the checkpoint and the engines.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "out"
+PHOTO = ROOT / "demo" / "photo.jpg"
+ZOETROPE = str(Path(sys.executable).parent / "zoetrope")
+console = Console()
+
+
+def run(*arguments: str) -> None:
+    """Runs one `zoetrope` command and shows it."""
+    console.print("[dim]$ zoetrope " + " ".join(arguments), soft_wrap=True)
+    subprocess.run([ZOETROPE, *arguments], check=True)
+
+
+def export() -> Path:
+    """The model repository of the demo, made when it is not there."""
+    repository = OUT / "repository"
+    if (repository / "zoetrope.json").is_file():
+        console.print(f"Reusing the engines in {repository}")
+        return repository
+    checkpoint = OUT / "checkpoint"
+    if not (checkpoint / "model_index.json").is_file():
+        run("checkpoint", "random", "--like", "tiny", "--out", str(checkpoint))
+    run("export", str(checkpoint), "--engine", "openvino", "--precision", "bf16", "--out", str(repository))
+    return repository
+
+
+@contextmanager
+def server(repository: Path):
+    """The address of a server on free ports, stopped afterwards."""
+    command = [
+        ZOETROPE,
+        "serve",
+        str(repository),
+        "--grpc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
+    console.print("[dim]$ zoetrope " + " ".join(command[1:]), soft_wrap=True)
+    log = (OUT / "server.log").open("w")
+    with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            if not line:
+                sys.exit(f"The server did not start; see {OUT / 'server.log'}")
+            yield json.loads(line)["grpc"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def generate(url: str) -> dict:
+    """Generates the demo video; the progress bar is the command's own."""
+    video = OUT / "demo.mp4"
+    command = [ZOETROPE, "generate", str(PHOTO), "-o", str(video), "--url", url, "--seed", "1", "--json"]
+    console.print("[dim]$ zoetrope " + " ".join(command[1:]), soft_wrap=True)
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(answer)
+
+
+def main() -> None:
+    """The whole demo."""
+    OUT.mkdir(exist_ok=True)
+    began = time.perf_counter()
+    repository = export()
+    ready = time.perf_counter()
+    with server(repository) as url:
+        serving = time.perf_counter()
+        result = generate(url)
+    table = Table("step", "seconds", title="Where the time went")
+    table.add_row("checkpoint and engines", f"{ready - began:.2f}")
+    table.add_row("server start", f"{serving - ready:.2f}")
+    for stage, seconds in result["timings"].items():
+        table.add_row(f"request: {stage}", f"{seconds:.2f}")
+    console.print(table)
+    console.print(f"The video lies at {os.path.relpath(OUT / 'demo.mp4')}", style="bold")
+    console.print(
+        "It was made with random weights: moving texture, not yet a moving photo (see demo/README.md)."
+    )
+
+
+if __name__ == "__main__":
+    main()

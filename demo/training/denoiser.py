@@ -1,0 +1,96 @@
+"""What phase 2 trains: the image encoder and the UNet, as one EDM denoiser with SVD's conditioning."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .scenes import FRAMES
+
+CHANNELS = (64, 64, 128)
+EMBEDDING = 128
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_SIZE = 224  # diffusers' pipeline has no other
+
+
+def new_unet() -> UNetSpatioTemporalConditionModel:
+    """An untrained UNet; attention only at the coarsest level, where it is cheap."""
+    return UNetSpatioTemporalConditionModel(
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=CHANNELS,
+        down_block_types=("DownBlockSpatioTemporal", "DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+        up_block_types=("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
+        addition_time_embed_dim=64,
+        projection_class_embeddings_input_dim=192,
+        layers_per_block=1,
+        cross_attention_dim=EMBEDDING,
+        num_attention_heads=(2, 2, 4),
+        num_frames=FRAMES,
+        sample_size=32,
+    )
+
+
+def new_image_encoder() -> CLIPVisionModelWithProjection:
+    """An untrained CLIP vision tower of two layers."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            patch_size=32,
+            image_size=CLIP_SIZE,
+            projection_dim=EMBEDDING,
+        )
+    )
+
+
+def clip_pixels(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures f32 [B,3,H,W] in 0..1 as the pipeline feeds them to CLIP: f32 [B,3,224,224]."""
+    resize = pipeline_stable_video_diffusion._resize_with_antialiasing
+    pixels = (resize(pictures * 2 - 1, (CLIP_SIZE, CLIP_SIZE)) + 1) / 2
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return (pixels - mean) / std
+
+
+class Denoiser(nn.Module):
+    """D(x, sigma): the UNet under EDM preconditioning with v-prediction (Karras et al., 2022; SVD, 2023)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet, self.image_encoder = new_unet(), new_image_encoder()
+
+    def forward(
+        self,
+        noisy: torch.Tensor,
+        sigma: torch.Tensor,
+        image_latents: torch.Tensor,
+        pictures: torch.Tensor,
+        time_ids: torch.Tensor,
+        keep: torch.Tensor,
+    ) -> torch.Tensor:
+        """The denoised latents f32 [B,F,4,h,w].
+
+        Args:
+            noisy: f32 [B,F,4,h,w], scaled latents plus noise.
+            sigma: f32 [B].
+            image_latents: f32 [B,4,h,w], not scaled.
+            pictures: f32 [B,3,H,W] in 0..1, the first frames.
+            time_ids: f32 [B,3], fps - 1, motion bucket, noise augmentation.
+            keep: f32 [B], 0 where both image conditions are dropped.
+        """
+        embedding = self.image_encoder(pixel_values=clip_pixels(pictures)).image_embeds[:, None] * keep.view(-1, 1, 1)
+        image = (image_latents * keep.view(-1, 1, 1, 1))[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
+        variance = sigma.view(-1, 1, 1, 1, 1) ** 2 + 1
+        stacked = torch.cat([noisy / variance.sqrt(), image], dim=2)
+        predicted = self.unet(stacked, 0.25 * sigma.log(), embedding, time_ids).sample.float()
+        return noisy / variance - predicted * sigma.view(-1, 1, 1, 1, 1) / variance.sqrt()
+
+
+def v_loss(denoised: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The squared error of the v-prediction for each of the batch: [B]."""
+    weight = (sigma**2 + 1) / sigma**2
+    return weight * F.mse_loss(denoised, clean, reduction="none").mean(dim=(1, 2, 3, 4))

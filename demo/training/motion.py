@@ -1,0 +1,21 @@
+"""What `motion_bucket_id` means here: the mean length of the clip's optical flow."""
+
+import torch
+
+BUCKETS_PER_PIXEL = 140.0  # bucket 140 is one pixel a frame at 128x192
+LARGEST_BUCKET = 255.0
+
+
+def mean_flow(displacement: torch.Tensor) -> torch.Tensor:
+    """Mean flow in pixels a frame of displacements f32 [F,H,W,2] from the first frame."""
+    return displacement.diff(dim=0).norm(dim=-1).mean()
+
+
+def bucket_of(flow: float) -> float:
+    """The `motion_bucket_id` of a mean flow in pixels a frame."""
+    return min(flow * BUCKETS_PER_PIXEL, LARGEST_BUCKET)
+
+
+def flow_of(bucket: float) -> float:
+    """The mean flow in pixels a frame that a `motion_bucket_id` asks for."""
+    return bucket / BUCKETS_PER_PIXEL

@@ -1,0 +1,108 @@
+"""Phase 2: the image encoder and the UNet (`python -m demo.training.video --vae FOLDER --out FOLDER`).
+
+Small windows first, at a quarter of the cost, then whole frames. Weights are averaged over time (EMA).
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from . import pictures
+from .buffer import Batch, ClipBuffer
+from .denoiser import Denoiser, v_loss
+from .loop import Run, plot, set_learning_rate
+
+logger = logging.getLogger(__name__)
+SIGMA_MEAN, SIGMA_STD = 1.0, 1.6  # of ln sigma, as SVD trained at high resolution
+DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
+PEAK_RATE, EMA = 1e-3, 0.997
+WINDOW, WHOLE = (16, 24), (32, 48)
+WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY = 8, 4, 48, 600
+
+
+def noise_levels(size: int, generator: torch.Generator) -> torch.Tensor:
+    """Log-normal sigmas f32 [size]."""
+    return (torch.randn(size, generator=generator) * SIGMA_STD + SIGMA_MEAN).exp()
+
+
+def train_step(denoiser: nn.Module, batch: Batch, seed: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses [B] and noise levels [B] of one batch."""
+    generator = torch.Generator().manual_seed(seed)
+    sigma = noise_levels(len(batch.clean), generator)
+    noise = torch.randn(batch.clean.shape, generator=generator) * sigma.view(-1, 1, 1, 1, 1)
+    keep = (torch.rand(len(sigma), generator=generator) > DROPPED).float()
+    with torch.autocast(device, torch.bfloat16):
+        denoised = denoiser(
+            *(tensor.to(device) for tensor in (batch.clean + noise, sigma)),
+            *(tensor.to(device) for tensor in (batch.image_latents, batch.pictures, batch.time_ids, keep)),
+        )
+    return v_loss(denoised, batch.clean.to(device), sigma.to(device)), sigma
+
+
+def log_losses(run: Run, losses: torch.Tensor, sigma: torch.Tensor) -> None:
+    """Adds the mean loss, and those of weak and strong noise."""
+    losses = losses.detach().cpu()
+    weak = losses[sigma < 1].mean() if (sigma < 1).any() else losses.mean()
+    strong = losses[sigma > 4].mean() if (sigma > 4).any() else losses.mean()
+    run.add(loss=losses.mean().item(), weak_noise=weak.item(), strong_noise=strong.item())
+
+
+def shape_of(run: Run, windows_until: float) -> tuple[int, tuple[int, int]]:
+    """Batch size and latent window for the run's progress."""
+    return (WINDOWS_A_STEP, WINDOW) if run.share < windows_until else (WHOLES_A_STEP, WHOLE)
+
+
+def filled_buffer(vae_folder: Path, device: str, first: int) -> ClipBuffer:
+    """A buffer with its first clips; seeds from `first` on."""
+    vae = AutoencoderKLTemporalDecoder.from_pretrained(vae_folder).to(device).eval()
+    clips = ClipBuffer(vae, [picture.load() for picture in pictures.TRAINING], CAPACITY)
+    for index in range(FIRST_CLIPS):
+        clips.add(first + index)
+    return clips
+
+
+def train(
+    vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
+    out: Annotated[Path, typer.Option(help="Folder for states, log and result.")],
+    minutes: Annotated[float, typer.Option(help="Budget of training time.")] = 60,
+    windows_until: Annotated[float, typer.Option(help="Share of the budget spent on windows.")] = 0.45,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Trains image encoder and UNet; run again with the same folder to resume."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run, denoiser = Run(out, minutes), Denoiser().to(device)
+    average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
+    optimizer = torch.optim.AdamW(denoiser.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    run.load(denoiser=denoiser, average=average, optimizer=optimizer)
+    clips = filled_buffer(vae, device, run.step)
+    logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)
+    for step in run.steps():
+        set_learning_rate(optimizer, PEAK_RATE, run)
+        clips.add(step + FIRST_CLIPS)
+        batch = clips.batch(*shape_of(run, windows_until), np.random.default_rng((3, step)))
+        losses, sigma = train_step(denoiser, batch, step, device)
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(denoiser)
+        log_losses(run, losses, sigma)
+        if step % 50 == 49:
+            run.report()
+            run.save(denoiser=denoiser, average=average, optimizer=optimizer)
+    run.save(denoiser=denoiser, average=average, optimizer=optimizer)
+    plot(out / "losses.csv", out / "losses.png")
+
+
+if __name__ == "__main__":
+    typer.run(train)

@@ -1,0 +1,182 @@
+"""The commands `zoetrope export` and `zoetrope checkpoint`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zoetrope_export.errors import ExportError
+
+if TYPE_CHECKING:
+    from zoetrope_export.parity import ParityReport
+
+checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
+
+
+class Like(StrEnum):
+    """What a random checkpoint is shaped like."""
+
+    TINY = "tiny"
+    SVD = "svd"
+    SVD_XT = "svd-xt"
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Folder in diffusers' layout, or an id of the hub.")
+    ],
+    engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")],
+    size: Annotated[list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")],
+    out: Annotated[Path, typer.Option(help="The model repository to write.")],
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 with openvino.")] = "fp32",
+    frames: Annotated[
+        list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
+    ] = None,
+    decode_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Frames decoded at once. [default: even chunks of at most 8]")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Videos that may share a UNet execution.")] = 4,
+    name: Annotated[str | None, typer.Option(help="The checkpoint's name as clients see it.")] = None,
+    warm_up: Annotated[
+        bool, typer.Option(help="Compile all shapes now rather than when they are first served.")
+    ] = True,
+) -> None:
+    """Export a checkpoint to engines and a Triton model repository, parity report inside."""
+    with _errors_to_exit():
+        began = time.perf_counter()
+        wanted = Wanted(
+            engine=engine,
+            precision=precision,
+            sizes=tuple(dict.fromkeys(map(parse_size, size))),
+            frames=tuple(dict.fromkeys(frames or ())),
+            decode_chunk=decode_chunk,
+            max_batch=max_batch,
+            name=name,
+        )
+        _show(_export(source, wanted, out, warm_up=warm_up), out, time.perf_counter() - began)
+
+
+@checkpoint.callback()
+def _checkpoint() -> None:
+    """Keeps `random` a subcommand while it is the only one."""
+
+
+@checkpoint.command("random")
+def random(
+    like: Annotated[Like, typer.Option(help="The architecture.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+) -> None:
+    """Write a randomly initialised checkpoint in diffusers' layout: noise out, but all the work."""
+    with _errors_to_exit():
+        from zoetrope_export.architectures import ARCHITECTURES
+        from zoetrope_export.random_checkpoint import write_random_checkpoint
+
+        _quiet_libraries()
+        if out.exists() and any(out.iterdir()):
+            raise ExportError(f"{out} is not empty; choose another folder")
+        architecture = ARCHITECTURES[like.value]
+        write_random_checkpoint(architecture, out, seed=seed)
+        height, width = architecture.size
+        typer.echo(f"{out}: {architecture.num_frames} frames of {height}x{width} (HxW), seed {seed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line asks for; `frames` may be empty, for the checkpoint's own count."""
+
+    engine: str
+    precision: str
+    sizes: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...]
+    decode_chunk: int | None
+    max_batch: int
+    name: str | None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The (height, width) of `HxW`; raises ExportError."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if match is None:
+        raise ExportError(f"--size {text}: give height x width in pixels, such as 576x1024")
+    return int(match[1]), int(match[2])
+
+
+def _export(source: str, wanted: Wanted, out: Path, *, warm_up: bool) -> ParityReport:
+    """Exports; everything that can be refused is refused before the first weights are loaded."""
+    from zoetrope_export import exporting
+    from zoetrope_export.checkpoint import open_checkpoint
+    from zoetrope_export.engines import check_supported
+    from zoetrope_export.repository import check_target
+
+    _quiet_libraries()
+    check_supported(wanted.engine, wanted.precision)
+    check_target(out)
+    opened = open_checkpoint(source)
+    frames = wanted.frames or (opened.num_frames,)
+    if min(frames) < 1:
+        raise ExportError(f"--frames {min(frames)}: at least 1")
+    manifest = opened.manifest(
+        engine=wanted.engine,
+        precision=wanted.precision,
+        sizes=wanted.sizes,
+        num_frames=frames,
+        decode_chunk_size=wanted.decode_chunk or exporting.default_chunk(frames[0]),
+        max_batch_size=wanted.max_batch,
+        name=wanted.name,
+    )
+    plan = exporting.Plan(checkpoint=opened, manifest=manifest, out=out, warm_up=warm_up)
+    with Console(stderr=True).status("exporting") as status:
+        return exporting.export_repository(plan, status.update)
+
+
+def _show(report: ParityReport, out: Path, seconds: float) -> None:
+    """Prints the parity of the stages."""
+    height, width = report.size
+    table = Table(title=f"Parity with PyTorch at {height}x{width}, {report.num_frames} frames")
+    for heading in ("stage", "precision", "max abs error", "PSNR", "needs"):
+        table.add_column(heading, justify="left" if heading in ("stage", "precision") else "right")
+    for each in report.stages:
+        table.add_row(
+            each.stage,
+            each.precision,
+            f"{each.max_abs_error:.2e}",
+            f"{each.psnr_db:.1f} dB",
+            f"{each.tolerance_db:.0f} dB",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
+
+
+def _quiet_libraries() -> None:
+    """Turns off the progress bars and notes of the model libraries, which are not about the user's work."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+@contextmanager
+def _errors_to_exit() -> Iterator[None]:
+    """Turns an error of the export into one line on stderr and exit code 1."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+    try:
+        yield
+    except ExportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,70 @@
+"""Engine files from ONNX graphs, and the PyTorch stages behind the interface of an engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoetrope_core.specs import Array, StageSpec
+from zoetrope_export import onnx_graphs
+from zoetrope_export.errors import ExportError
+from zoetrope_server.engines import ENGINES
+from zoetrope_server.engines.openvino import FILE_NAME as OPENVINO_FILE
+
+_logger = logging.getLogger(__name__)
+
+
+def check_supported(engine: str, precision: str) -> None:
+    """Refuses an engine or a precision that cannot be built here; raises ExportError."""
+    if precision not in ENGINES.get(engine, ()):
+        supported = ", ".join(f"{name} {kind}" for name, kinds in ENGINES.items() for kind in kinds)
+        raise ExportError(f"engine {engine} at {precision} is not supported; supported: {supported}")
+
+
+def build_engine(
+    module: nn.Module, stage: StageSpec, symbols: Mapping[str, int], directory: Path, *, engine: str
+) -> None:
+    """Writes the engine file of a stage, which `zoetrope_server.engines.open_engine` opens.
+
+    Args:
+        module: the stage's module.
+        stage: its spec.
+        symbols: sizes to trace at.
+        directory: the version folder of the stage's model.
+        engine: `onnxruntime` or `openvino`.
+    """
+    graph = onnx_graphs.export_onnx(module, stage, symbols, directory)
+    if engine == "openvino":
+        _to_openvino(graph, directory / OPENVINO_FILE)
+        for file in (graph, directory / onnx_graphs.WEIGHTS_NAME):
+            file.unlink(missing_ok=True)
+
+
+def _to_openvino(graph: Path, path: Path) -> None:
+    """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(graph), path, compress_to_fp16=False)
+    _logger.info("wrote %s", path)
+
+
+class TorchEngine:
+    """A stage module with the interface of an engine: the reference that engines are compared with."""
+
+    def __init__(self, module: nn.Module, stage: StageSpec) -> None:
+        """Takes the module of a stage and its spec."""
+        self._module, self._stage = module, stage
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Computes the outputs of the stage."""
+        tensors = [torch.from_numpy(inputs[spec.name]) for spec in self._stage.inputs]
+        with torch.inference_mode():
+            outputs = self._module(*tensors)
+        values = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {
+            spec.name: value.numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
+        }

@@ -1,0 +1,141 @@
+"""From a checkpoint to a complete model repository, one stage in memory at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import STAGES, UNET, VAE_DECODER, Array, StageSpec
+from zoetrope_export import repository
+from zoetrope_export.checkpoint import Checkpoint
+from zoetrope_export.engines import TorchEngine, build_engine
+from zoetrope_export.errors import ParityError
+from zoetrope_export.onnx_graphs import trace_symbols
+from zoetrope_export.parity import ParityReport, StageParity, compare
+from zoetrope_export.stage_modules import stage_module
+from zoetrope_export.trajectory import Trajectory
+from zoetrope_server import batching
+from zoetrope_server.engines import Engine, open_engine
+
+_PARITY_PIXELS = 128 * 256
+_PARITY_FRAMES = 14
+"""Parity is measured at no more than this: a CPU takes minutes for one call of a full-size UNet."""
+
+_logger = logging.getLogger(__name__)
+Report = Callable[[str], None]
+"""Told what is being done, in a few words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to export.
+
+    Attributes:
+        checkpoint: from what.
+        manifest: the facts of the repository to be.
+        out: where it is to lie.
+        warm_up: whether to compile all shapes now, into the engines' cache, instead of when they are served.
+    """
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    out: Path
+    warm_up: bool = True
+
+
+def default_chunk(num_frames: int, most: int = 8) -> int:
+    """Frames to decode at once: the fewest chunks of at most `most` frames, as even as can be."""
+    return math.ceil(num_frames / math.ceil(num_frames / most))
+
+
+def export_repository(plan: Plan, report: Report = _logger.info) -> ParityReport:
+    """Builds the engines, compares them with PyTorch and puts the repository in place.
+
+    Raises:
+        ExportError: `plan.out` must not be replaced.
+        ParityError: an engine is outside its tolerance; nothing is put in place.
+    """
+    with repository.staged(plan.out) as directory:
+        repository.write_layout(directory, plan.manifest)
+        size, frames = parity_size(plan)
+        trajectory = Trajectory(plan.manifest, size=size, num_frames=frames)
+        parities = tuple(_export_stage(plan, stage, directory, trajectory, report) for stage in STAGES.values())
+        outcome = ParityReport(
+            engine=plan.manifest.engine,
+            precision=plan.manifest.precision,
+            size=size,
+            num_frames=frames,
+            stages=parities,
+        )
+        outcome.save(directory)
+        if not outcome.passed:
+            failed = ", ".join(
+                f"{each.stage} {each.psnr_db:.1f} dB (needs {each.tolerance_db:.0f})"
+                for each in parities
+                if not each.passed
+            )
+            raise ParityError(f"the engines do not compute what the checkpoint computes: {failed}")
+    return outcome
+
+
+def parity_size(plan: Plan) -> tuple[tuple[int, int], int]:
+    """The frame size and count that parity is measured at: the default ones, or smaller ones like them."""
+    height, width = plan.manifest.sizes[0]
+    frames = min(plan.manifest.num_frames[0], _PARITY_FRAMES)
+    if height * width <= _PARITY_PIXELS:
+        return (height, width), frames
+    shrink = math.sqrt(_PARITY_PIXELS / (height * width)) / plan.checkpoint.grid
+    small = (max(1, int(side * shrink)) * plan.checkpoint.grid for side in (height, width))
+    return (next(small), next(small)), frames
+
+
+def _export_stage(
+    plan: Plan, stage: StageSpec, directory: Path, trajectory: Trajectory, report: Report
+) -> StageParity:
+    """Builds, checks and warms up one stage; its module is gone when this returns."""
+    manifest, target = plan.manifest, repository.stage_directory(directory, stage.name)
+    report(f"{stage.name}: loading the weights")
+    module = stage_module(plan.checkpoint, stage.name)
+    report(f"{stage.name}: building the engine")
+    build_engine(module, stage, trace_symbols(plan.checkpoint), target, engine=manifest.engine)
+    report(f"{stage.name}: comparing with PyTorch")
+    samples = trajectory.run(stage.name, TorchEngine(module, stage))
+    del module
+    engine = open_engine(target, stage, engine=manifest.engine, precision=manifest.precision)
+    parity = compare(stage, engine, samples, manifest.precision)
+    if plan.warm_up and manifest.engine == "openvino":
+        report(f"{stage.name}: compiling all shapes")
+        _warm_up(engine, stage, manifest)
+    return parity
+
+
+def _warm_up(engine: Engine, stage: StageSpec, manifest: Manifest) -> None:
+    """Runs each shape that serving will meet, so that its compiled model lies in the engine's cache."""
+    done: set[tuple[tuple[int, ...], ...]] = set()
+    for inputs in served_shapes(stage, manifest):
+        shapes = tuple(array.shape for array in inputs.values())
+        if shapes not in done:
+            done.add(shapes)
+            engine.run(inputs)
+
+
+def served_shapes(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
+    """Inputs of all shapes of a stage: sizes, frame counts, batches with guidance and one video without."""
+    for size in manifest.sizes:
+        for frames in manifest.num_frames:
+            facts = replace(manifest, sizes=(size,), num_frames=(frames,))
+            if stage.name == UNET.name:
+                for batch in range(1, manifest.max_batch_size + 1):
+                    yield batching.example_inputs(stage, facts, batch=batch)
+                yield batching.example_inputs(stage, facts, rows=1)
+            elif stage.name == VAE_DECODER.name:
+                chunk = min(manifest.decode_chunk_size, frames)
+                for length in {chunk, frames % chunk or chunk}:
+                    yield batching.example_inputs(stage, replace(facts, decode_chunk_size=length))
+            else:
+                yield batching.example_inputs(stage, facts)

@@ -1,0 +1,126 @@
+"""The parity gate: engines compared with the PyTorch stages on the activations of a real generation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zoetrope_core.specs import Array, StageSpec
+from zoetrope_export.trajectory import Sample
+from zoetrope_server.engines import Engine, stage_precision
+
+FILE_NAME = "parity.json"
+TOLERANCE_DB: Mapping[str, float] = {"fp32": 70.0, "bf16": 35.0}
+"""The least PSNR by precision.
+
+FP32 engines differ from PyTorch in the order of sums: 100 dB and more, or about 80 dB where uint8 frames
+round the other way now and then. BF16 has 8 bits of mantissa: some 50 dB a stage, less in a deep network
+whose guidance weights multiply the error; a wrong weight, a swapped input or a missing term costs more.
+"""
+_EQUAL_DB = 200.0
+"""What equal arrays are given, since JSON knows no infinity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageParity:
+    """How close the engine of one stage comes.
+
+    Attributes:
+        stage: its name.
+        precision: the precision that it runs at.
+        samples: calls that were compared.
+        max_abs_error: the largest difference, in the unit of the output.
+        psnr_db: the smallest PSNR of an output of a call; its peak is the range of the reference, or 255.
+        tolerance_db: the least PSNR that passes.
+    """
+
+    stage: str
+    precision: str
+    samples: int
+    max_abs_error: float
+    psnr_db: float
+    tolerance_db: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine is within the tolerance."""
+        return self.psnr_db >= self.tolerance_db
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """The parity of all stages of a repository, at the frame size and count that were run."""
+
+    engine: str
+    precision: str
+    size: tuple[int, int]
+    num_frames: int
+    stages: tuple[StageParity, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all stages are within their tolerance."""
+        return all(stage.passed for stage in self.stages)
+
+    def save(self, directory: Path) -> None:
+        """Writes `parity.json` into the directory."""
+        body = asdict(self) | {"passed": self.passed}
+        for entry, stage in zip(body["stages"], self.stages, strict=True):
+            entry["passed"] = stage.passed
+        (directory / FILE_NAME).write_text(json.dumps(body, indent=2) + "\n")
+
+
+def compare(stage: StageSpec, engine: Engine, samples: Iterable[Sample], precision: str) -> StageParity:
+    """Runs an engine on recorded calls and measures how far it is from what PyTorch made of them.
+
+    Args:
+        stage: the stage.
+        engine: its engine.
+        samples: the calls.
+        precision: the precision of the repository.
+    """
+    kept = stage_precision(stage, precision)
+    errors: list[float] = []
+    ratios: list[float] = []
+    for sample in samples:
+        outputs = engine.run(sample.inputs)
+        for spec in stage.outputs:
+            expected, actual = sample.outputs[spec.name], outputs[spec.name]
+            errors.append(max_abs_error(expected, actual))
+            ratios.append(psnr(expected, actual))
+    return StageParity(
+        stage=stage.name,
+        precision=kept,
+        samples=len(errors) // len(stage.outputs),
+        max_abs_error=max(errors),
+        psnr_db=round(min(ratios), 2),
+        tolerance_db=TOLERANCE_DB[kept],
+    )
+
+
+def max_abs_error(expected: Array, actual: Array) -> float:
+    """The largest difference; infinite when the shapes differ or something is not finite."""
+    if expected.shape != actual.shape:
+        return math.inf
+    difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+    return float(difference.max()) if np.isfinite(difference).all() else math.inf
+
+
+def psnr(expected: Array, actual: Array) -> float:
+    """Peak signal-to-noise ratio in dB; 255 is the peak of uint8, the range of the reference otherwise.
+
+    Equal arrays have 200 dB; other shapes or something not finite has 0 dB.
+    """
+    if not math.isfinite(max_abs_error(expected, actual)):
+        return 0.0
+    reference = expected.astype(np.float64)
+    noise = float(np.mean((reference - actual.astype(np.float64)) ** 2))
+    peak = 255.0 if expected.dtype == np.uint8 else float(np.ptp(reference))
+    if noise == 0.0:
+        return _EQUAL_DB
+    return min(_EQUAL_DB, 10.0 * math.log10(peak**2 / noise)) if peak > 0.0 else 0.0

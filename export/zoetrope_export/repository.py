@@ -1,0 +1,104 @@
+"""The Triton model repository on disk: its layout, and how it is put in place all at once."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zoetrope_core import manifest as manifests
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.specs import STAGES
+from zoetrope_export import pbtxt
+from zoetrope_export.errors import ExportError
+
+VERSION = "1"
+"""The only version of each model."""
+_ENTRY_MODELS = "model_repository"
+_STAGE_MODEL = '''"""A compiled stage of Zoetrope as a Triton python model."""
+
+from zoetrope_server.triton.stage import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A folder to build a repository in, which takes the place of `target` when the block ends well.
+
+    Args:
+        target: where the repository is to lie; an older repository there is replaced.
+
+    Raises:
+        ExportError: `target` is something else than a repository, an empty folder or nothing.
+    """
+    check_target(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        built = Path(scratch) / "new"
+        built.mkdir()
+        yield built
+        old = Path(scratch) / "old"
+        if target.exists():
+            target.rename(old)
+        try:
+            built.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    _logger.info("wrote %s", target)
+
+
+def check_target(target: Path) -> None:
+    """Refuses a target that must not be replaced; raises ExportError."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ExportError(f"{target} is a file; --out takes a folder")
+    if any(target.iterdir()) and not (target / manifests.FILE_NAME).is_file():
+        raise ExportError(
+            f"{target} is not empty and no Zoetrope repository (it has no {manifests.FILE_NAME}); "
+            "choose another folder"
+        )
+
+
+def stage_directory(repository: Path, stage: str) -> Path:
+    """The version folder of a stage's model: where its engine lies."""
+    return repository / stage / VERSION
+
+
+def write_layout(repository: Path, manifest: Manifest, *, queue_delay_us: int = pbtxt.QUEUE_DELAY_US) -> None:
+    """Writes everything but the engines: manifest, configurations and models, entry models.
+
+    Args:
+        repository: an existing folder.
+        manifest: the facts of the repository.
+        queue_delay_us: see `pbtxt.render`.
+    """
+    manifest.save(repository)
+    for stage in STAGES.values():
+        directory = stage_directory(repository, stage.name)
+        directory.mkdir(parents=True)
+        (directory / "model.py").write_text(_STAGE_MODEL)
+        text = pbtxt.render(stage, manifest, queue_delay_us=queue_delay_us)
+        (directory.parent / "config.pbtxt").write_text(text)
+    for model in sorted(_entry_models().iterdir()):
+        if (model / "config.pbtxt").is_file():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(model, repository / model.name, ignore=ignored)
+
+
+def _entry_models() -> Path:
+    """The folder of the entry models: package data of a wheel, or beside `export/` in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / _ENTRY_MODELS, package.parents[1] / _ENTRY_MODELS):
+        if folder.is_dir():
+            return folder
+    raise ExportError(f"the entry models are missing: no {_ENTRY_MODELS} folder; install zoetrope again")

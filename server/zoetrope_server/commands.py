@@ -1,0 +1,70 @@
+"""The server's subcommands of `zoetrope`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoetrope_server.launcher import Endpoints, ExitCode, LaunchError, ServeSettings, Supervisor
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def serve(
+    repository: Annotated[Path, typer.Argument(help="Model repository, as `zoetrope export` writes it.")],
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 picks a free one (default 8001).")] = None,
+    http_port: Annotated[int | None, typer.Option(help="0 picks a free one (default 8000).")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="0 picks a free one (default 8002).")] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="For /livez and /readyz; 0 picks a free one (default 8003).")
+    ] = None,
+    grace_period_s: Annotated[
+        float | None, typer.Option(help="Seconds that running requests get after a signal (default 60).")
+    ] = None,
+    start_timeout_s: Annotated[
+        float | None, typer.Option(help="Seconds that the models may take to load (default 600).")
+    ] = None,
+    restart: Annotated[
+        bool | None, typer.Option("--restart/--no-restart", help="Start Triton again after a crash.")
+    ] = None,
+    max_active: Annotated[int | None, typer.Option(help="Requests that run at the same time.")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="Requests that wait; more are refused.")] = None,
+    model_load_threads: Annotated[
+        int | None, typer.Option(help="Models that load at the same time (default 4).")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option(help="File for Triton's log (default stderr).")] = None,
+    log_verbose: Annotated[int | None, typer.Option(help="Triton's verbose level (default 0).")] = None,
+    log_level: Annotated[str, typer.Option(help=f"Level of our own log: {', '.join(_LEVELS)}.")] = "info",
+) -> None:
+    """Serve a model repository with Triton until a signal.
+
+    Once ready, the first line of standard output is JSON with the addresses; everything else goes to standard
+    error. Each option can also come from the environment (ZOETROPE_GRPC_PORT and so on). The first SIGTERM or
+    SIGINT drains, the second ends at once.
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("repository", "log_level")}
+    if log_level not in _LEVELS:
+        raise typer.BadParameter(f"one of {', '.join(_LEVELS)}", param_hint="--log-level")
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    raise typer.Exit(_serve(repository, flags))
+
+
+def _serve(repository: Path, flags: dict[str, object]) -> int:
+    try:
+        supervisor = Supervisor(ServeSettings.merged(**flags), repository, _announce)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.request_stop())
+        return supervisor.run()
+    except LaunchError as error:
+        typer.echo(f"zoetrope serve: {error}", err=True)
+        return ExitCode.LAUNCH_FAILED
+
+
+def _announce(endpoints: Endpoints) -> None:
+    typer.echo(endpoints.to_json())

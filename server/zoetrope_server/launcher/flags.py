@@ -1,0 +1,108 @@
+"""The command line and the environment of tritonserver, as plain data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoetrope_server.launcher.installation import TritonInstallation, Version
+
+_NEWER_FLAGS: Mapping[str, tuple[Version, str]] = {
+    # Unbounded by default: a client that stops reading its stream would make the server keep all of it.
+    "--grpc-max-response-pool-size": ((2, 57), "64"),
+}
+"""Flags that not every Triton knows: since which version, and the value given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonOptions:
+    """How one tritonserver is to run; the ports are real ones here, never 0.
+
+    Attributes:
+        repository: the model repository, absolute.
+        shm_prefix: what the names of the python backend's pages in /dev/shm begin with.
+        host: address that all three protocols listen on.
+        grpc_port: KServe v2 over gRPC.
+        http_port: KServe v2 over HTTP.
+        metrics_port: Prometheus.
+        exit_timeout_s: how long Triton waits for running requests once it is told to exit.
+        model_load_threads: models that load at the same time.
+        gpu_metrics: whether Triton reports GPUs; without one it logs errors that look worse than they are.
+        log_verbose: Triton's verbose level; 0 is off.
+    """
+
+    repository: Path
+    shm_prefix: str
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    exit_timeout_s: int = 30
+    model_load_threads: int = 4
+    gpu_metrics: bool = True
+    log_verbose: int = 0
+
+
+def triton_command(
+    installation: TritonInstallation, options: TritonOptions, backends: Path | None
+) -> list[str]:
+    """The argument list of tritonserver: nothing it does not need, models fixed, every mistake fatal."""
+    flags: dict[str, object] = {
+        "--model-repository": options.repository,
+        "--model-control-mode": "none",
+        "--strict-readiness": "true",
+        "--exit-on-error": "true",
+        "--exit-timeout-secs": options.exit_timeout_s,
+        "--model-load-thread-count": options.model_load_threads,
+        "--backend-config": f"python,shm-region-prefix-name={options.shm_prefix}",
+        "--allow-sagemaker": "false",
+        "--allow-vertex-ai": "false",
+        "--allow-gpu-metrics": str(options.gpu_metrics).lower(),
+        "--log-verbose": options.log_verbose,
+        **_listening(options),
+    }
+    if backends is not None:
+        flags["--backend-directory"] = backends
+    flags |= {name: value for name, (since, value) in _NEWER_FLAGS.items() if installation.version >= since}
+    command = [f"{name}={value}" for name, value in flags.items()]
+    return [str(installation.binary), "--disable-auto-complete-config", *command]
+
+
+def triton_environment(
+    installation: TritonInstallation,
+    python: Path,
+    base: Mapping[str, str],
+    extra: Mapping[str, str],
+) -> dict[str, str]:
+    """The environment of tritonserver and, through it, of the stub processes.
+
+    Args:
+        installation: adds its library folders in front of LD_LIBRARY_PATH.
+        python: the interpreter whose environment the stubs take. They look for `python3` on PATH and ignore
+            PYTHONPATH, so its folder goes first; a link into a virtual environment must not be resolved.
+        base: usually `os.environ`.
+        extra: variables for the models, such as ZOETROPE_CONTROL_SOCKET.
+    """
+    environment = {**base, **extra}
+    environment["PATH"] = _joined([python.parent], base.get("PATH", os.defpath))
+    if installation.library_dirs:
+        present = base.get("LD_LIBRARY_PATH", "")
+        environment["LD_LIBRARY_PATH"] = _joined(installation.library_dirs, present)
+    return environment
+
+
+def _listening(options: TritonOptions) -> dict[str, object]:
+    return {
+        "--grpc-address": options.host,
+        "--grpc-port": options.grpc_port,
+        "--http-address": options.host,
+        "--http-port": options.http_port,
+        "--metrics-address": options.host,
+        "--metrics-port": options.metrics_port,
+    }
+
+
+def _joined(first: Sequence[Path], rest: str) -> str:
+    return os.pathsep.join([*map(str, first), *([rest] if rest else [])])

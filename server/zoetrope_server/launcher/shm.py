@@ -1,0 +1,81 @@
+"""The python backend's pages in /dev/shm: a name that is ours, and their removal, even after a crash.
+
+Triton removes its pages when it exits in order and leaves them, megabytes each, when it is killed. So every
+server gives its pages a prefix of its own and holds a lock on a file with that prefix; the kernel lets go of
+the lock when the process dies in whatever way. Whoever gets the lock of another prefix knows that its server
+is gone. Process ids would not do: containers of one pod may share /dev/shm and not the ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+from pathlib import Path
+
+_logger = logging.getLogger(__name__)
+SHM = Path("/dev/shm")
+_LOCK = ".lock"
+
+
+class ShmClaim:
+    """A prefix in /dev/shm that belongs to this process until `release` or its death."""
+
+    def __init__(self, folder: Path = SHM) -> None:
+        """Removes what dead servers have left, then claims a new prefix."""
+        sweep(folder)
+        self.prefix = f"zoetrope-{secrets.token_hex(6)}-"
+        self.lock_path = folder / (self.prefix + _LOCK)
+        self._folder = folder
+        self._lock = _locked(self.lock_path, os.O_CREAT | os.O_EXCL)
+
+    def clear(self) -> int:
+        """Removes the pages, keeps the claim; returns how many there were. Only when no process uses them."""
+        return remove_pages(self._folder, self.prefix)
+
+    def release(self) -> None:
+        """Removes everything with the prefix and gives it up."""
+        self.clear()
+        self.lock_path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def sweep(folder: Path = SHM) -> list[str]:
+    """Removes the pages of servers that died without doing it themselves; returns their prefixes."""
+    swept = []
+    for path in folder.glob(f"zoetrope-*-{_LOCK}"):
+        with contextlib.suppress(OSError):
+            lock = _locked(path, 0)
+            if lock is None:
+                continue
+            prefix = path.name.removesuffix(_LOCK)
+            remove_pages(folder, prefix)
+            path.unlink(missing_ok=True)
+            os.close(lock)
+            swept.append(prefix)
+    if swept:
+        _logger.info("removed the shared memory of %d dead servers", len(swept))
+    return swept
+
+
+def remove_pages(folder: Path, prefix: str) -> int:
+    """Removes the files with the prefix, except the lock; returns how many."""
+    pages = [path for path in folder.glob(prefix + "*") if path.name != prefix + _LOCK]
+    for path in pages:
+        path.unlink(missing_ok=True)
+    return len(pages)
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """A descriptor that holds the exclusive lock on the file; None while somebody else does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

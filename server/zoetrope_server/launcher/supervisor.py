@@ -1,0 +1,246 @@
+"""`zoetrope serve`: one tritonserver under supervision.
+
+Triton told to exit fails the BLS calls of running videos, and Triton with a dead stage process calls itself
+ready while requests hang. So the supervisor takes the signals, drains through the orchestrator's control
+socket first, watches every process, and answers the probes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+
+from zoetrope_server.launcher.control import ControlClient
+from zoetrope_server.launcher.errors import ControlError, LaunchError
+from zoetrope_server.launcher.health import Health, HealthServer, Phase
+from zoetrope_server.launcher.ports import address
+from zoetrope_server.launcher.process import TritonProcess, adopt_orphans
+from zoetrope_server.launcher.settings import ServeSettings
+from zoetrope_server.launcher.watch import ProcessWatch, Watched
+from zoetrope_server.launcher.workspace import Workspace, check_repository
+
+_logger = logging.getLogger(__name__)
+_TICK_S = 0.1
+_FAIL_TIMEOUT_S = 0.5
+_ERRORS_OUT_S = 1.0
+_EXIT_S = 15.0
+_EXIT_AFTER_FAILURE_S = 5.0
+
+
+class ExitCode(IntEnum):
+    """How a supervisor ended."""
+
+    OK = 0
+    LAUNCH_FAILED = 1
+    PROCESS_LOST = 3
+    GRACE_EXCEEDED = 4
+    FORCED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where a ready server answers, each `host:port`, and its process ids."""
+
+    grpc: str
+    http: str
+    metrics: str
+    health: str
+    pid: int
+    triton_pid: int
+
+    def to_json(self) -> str:
+        """One line for standard output."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+
+
+class RestartBudget:
+    """Allows a number of restarts within a sliding window; a crash loop ends instead of going on for good."""
+
+    def __init__(
+        self, limit: int = 5, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Takes how many restarts, within how many seconds, by which clock."""
+        self._limit, self._window_s, self._clock = limit, window_s, clock
+        self._restarts: deque[float] = deque()
+
+    def take(self) -> bool:
+        """Whether one more restart is allowed; it counts when it is."""
+        now = self._clock()
+        while self._restarts and now - self._restarts[0] >= self._window_s:
+            self._restarts.popleft()
+        if len(self._restarts) >= self._limit:
+            return False
+        self._restarts.append(now)
+        return True
+
+
+class Supervisor:
+    """Runs Triton over one model repository until it is told to stop or a process is lost."""
+
+    def __init__(
+        self, settings: ServeSettings, repository: Path, announce: Callable[[Endpoints], None]
+    ) -> None:
+        """Takes the settings and what to call, once, when the server is ready for the first time.
+
+        Raises:
+            LaunchError: the repository does not exist or is empty.
+        """
+        self._settings = settings
+        self._repository = check_repository(repository)
+        self._announce: Callable[[Endpoints], None] | None = announce
+        self._budget = RestartBudget()
+        self._health = Health(phase=Phase.STARTING, reason="the models are loading")
+        self._probed: tuple[TritonProcess, ProcessWatch] | None = None
+        self._stops = 0
+
+    def request_stop(self) -> None:
+        """Starts to drain; called again, ends at once. For signal handlers: it only counts."""
+        self._stops += 1
+
+    def health(self) -> Health:
+        """What the probes are told now; asks Triton and looks at every process."""
+        current, probed = self._health, self._probed
+        if current.phase is not Phase.READY or probed is None:
+            return current
+        triton, watch = probed
+        lost = watch.first_dead()
+        if lost is not None:
+            return replace(current, reason=f"{lost} died")
+        return current if triton.is_ready() else replace(current, reason="Triton does not answer as ready")
+
+    def run(self) -> ExitCode:
+        """Serves until the end; nothing is left running or lying about afterwards.
+
+        Raises:
+            LaunchError: Triton could not be started the first time.
+        """
+        adopt_orphans()
+        with Workspace(self._settings, self._repository) as workspace:
+            probes = HealthServer(self._settings.host, workspace.ports["health"], self.health)
+            with probes:
+                code = self._run_once(workspace)
+                while code is ExitCode.PROCESS_LOST and self._may_restart():
+                    code = self._run_again(workspace)
+                return code
+
+    def _run_again(self, workspace: Workspace) -> ExitCode:
+        try:
+            return self._run_once(workspace)
+        except LaunchError as error:
+            _logger.error("restart failed: %s", error)
+            return ExitCode.PROCESS_LOST
+
+    def _may_restart(self) -> bool:
+        if not self._settings.restart or self._stops:
+            return False
+        if self._budget.take():
+            _logger.warning("starting Triton again")
+            return True
+        self._health = Health(phase=Phase.FAILED, reason="too many restarts")
+        _logger.error("too many restarts within a minute; giving up")
+        return False
+
+    def _run_once(self, workspace: Workspace) -> ExitCode:
+        """One life of tritonserver, from its start to its end."""
+        with workspace.triton() as triton:
+            if not triton.wait_ready(self._settings.start_timeout_s, lambda: self._stops > 0):
+                return ExitCode.OK
+            with ProcessWatch(triton.pid) as watch:
+                self._become_ready(workspace, triton, watch)
+                try:
+                    return self._supervise(workspace.control, triton, watch)
+                finally:
+                    self._probed = None
+
+    def _become_ready(self, workspace: Workspace, triton: TritonProcess, watch: ProcessWatch) -> None:
+        self._probed = (triton, watch)
+        self._health = Health(phase=Phase.READY)
+        _logger.info("ready; watching %s", ", ".join(map(str, watch.processes)))
+        if self._announce is not None:
+            self._announce(_endpoints(self._settings.host, workspace.ports, triton.pid))
+            self._announce = None
+
+    def _supervise(self, control: ControlClient, triton: TritonProcess, watch: ProcessWatch) -> ExitCode:
+        while not self._stops:
+            lost = watch.first_dead(_TICK_S)
+            if lost is not None:
+                return self._lose(control, triton, lost)
+        return self._drain(control, triton, watch)
+
+    def _lose(self, control: ControlClient, triton: TritonProcess, lost: Watched) -> ExitCode:
+        """Ends every stream soon after a process died: with the reason if possible, else by breaking it."""
+        again = self._settings.restart and not self._stops
+        reason = f"{lost} died"
+        self._health = Health(phase=Phase.RESTARTING if again else Phase.FAILED, reason=reason)
+        _logger.error("%s", reason)
+        if not lost.is_triton and control.exists():
+            _fail_requests(replace(control, timeout_s=_FAIL_TIMEOUT_S), reason)
+        triton.kill()
+        return ExitCode.PROCESS_LOST
+
+    def _drain(self, control: ControlClient, triton: TritonProcess, watch: ProcessWatch) -> ExitCode:
+        """Refuses new work, waits for the old, then ends Triton."""
+        self._health = Health(phase=Phase.DRAINING, reason="the server is shutting down")
+        deadline = time.monotonic() + self._settings.grace_period_s
+        _logger.info("draining for at most %g s", self._settings.grace_period_s)
+        drained = not control.exists()
+        while not drained and time.monotonic() < deadline and self._stops < 2:
+            lost = watch.first_dead()
+            if lost is not None:
+                return self._lose(control, triton, lost)
+            drained = _drained(control)
+            if not drained:
+                watch.first_dead(_TICK_S)
+        if self._stops > 1:
+            return ExitCode.FORCED
+        return self._end(control, triton, drained, deadline)
+
+    def _end(self, control: ControlClient, triton: TritonProcess, drained: bool, deadline: float) -> ExitCode:
+        if not drained:
+            _logger.warning("the grace period is over; requests are still running")
+            _fail_requests(control, "the server shut down before the video was done")
+        patience = max(_EXIT_S, deadline - time.monotonic()) if drained else _EXIT_AFTER_FAILURE_S
+        exited = triton.stop(patience, lambda: self._stops > 1)
+        if self._stops > 1:
+            return ExitCode.FORCED
+        return ExitCode.OK if drained and exited else ExitCode.GRACE_EXCEEDED
+
+
+def _drained(control: ControlClient) -> bool:
+    """Asks for the drain each time: it may be asked twice, and the first may have met a busy orchestrator."""
+    try:
+        control.drain()
+        return control.status().idle
+    except ControlError as error:
+        _logger.warning("%s", error)
+        return False
+
+
+def _fail_requests(control: ControlClient, reason: str) -> None:
+    """Has the requests end with an error, and gives the errors a moment to reach their clients."""
+    deadline = time.monotonic() + _ERRORS_OUT_S
+    try:
+        control.fail(reason)
+        while time.monotonic() < deadline and not control.status().idle:
+            time.sleep(_TICK_S / 2)
+        time.sleep(_TICK_S)
+    except ControlError as error:
+        _logger.warning("the running requests could not be told: %s", error)
+
+
+def _endpoints(host: str, ports: Mapping[str, int], triton: int) -> Endpoints:
+    return Endpoints(
+        grpc=address(host, ports["grpc"]),
+        http=address(host, ports["http"]),
+        metrics=address(host, ports["metrics"]),
+        health=address(host, ports["health"]),
+        pid=os.getpid(),
+        triton_pid=triton,
+    )

@@ -1,0 +1,140 @@
+"""What one server holds for its whole life, whatever happens to tritonserver: ports, folder, pages, log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from zoetrope_server.launcher.control import ControlClient
+from zoetrope_server.launcher.errors import LaunchError
+from zoetrope_server.launcher.flags import TritonOptions, triton_command, triton_environment
+from zoetrope_server.launcher.installation import assemble_backends, find_installation
+from zoetrope_server.launcher.ports import choose_ports
+from zoetrope_server.launcher.process import TritonProcess
+from zoetrope_server.launcher.python import PythonFacts
+from zoetrope_server.launcher.settings import ServeSettings
+from zoetrope_server.launcher.shm import ShmClaim
+from zoetrope_server.launcher.undertaker import Undertaker
+
+_CONTROL_SOCKET = "control.sock"
+_LONGEST_SOCKET_PATH = 107  # sun_path has 108 bytes with the closing zero
+_ROOM = len("/zoetrope-12345678/" + _CONTROL_SOCKET)
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+
+
+class Workspace:
+    """A context manager; leaving it leaves nothing behind."""
+
+    def __init__(self, settings: ServeSettings, repository: Path) -> None:
+        """Finds Triton and takes everything; see `check_repository` for the repository.
+
+        Raises:
+            LaunchError: something is missing, taken or unusable; the message says what.
+        """
+        self._python = PythonFacts.current()
+        self._installation = find_installation(self._python)
+        self._settings = settings
+        self._stack = ExitStack()
+        self.ports = choose_ports(settings.host, settings.ports())
+        with self._stack:
+            self._log = self._open_log()
+            self._folder = make_runtime_dir()
+            self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._claim = ShmClaim()
+            self._stack.callback(self._claim.release)
+            self._backends = assemble_backends(self._installation, self._python, self._folder)
+            self.options = self._options(repository)
+            self.control = ControlClient(path=self._folder / _CONTROL_SOCKET)
+            self._stack = self._stack.pop_all()
+
+    @contextmanager
+    def triton(self) -> Iterator[TritonProcess]:
+        """A tritonserver that is starting; killed, with all that belongs to it, when the block is left."""
+        process = TritonProcess(
+            triton_command(self._installation, self.options, self._backends),
+            self._environment(),
+            self.options,
+            self._log,
+        )
+        try:
+            undertaker = Undertaker(self._claim.lock_path, process.pid, self._folder)
+            try:
+                yield process
+            finally:
+                process.kill()
+                undertaker.dismiss()
+        finally:
+            process.kill()
+            self._claim.clear()
+            self.control.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _options(self, repository: Path) -> TritonOptions:
+        return TritonOptions(
+            repository=repository,
+            shm_prefix=self._claim.prefix,
+            host=self._settings.host,
+            grpc_port=self.ports["grpc"],
+            http_port=self.ports["http"],
+            metrics_port=self.ports["metrics"],
+            exit_timeout_s=max(1, round(self._settings.grace_period_s)),
+            model_load_threads=self._settings.model_load_threads,
+            gpu_metrics=any(map(os.path.exists, _GPU_DEVICES)),
+            log_verbose=self._settings.log_verbose,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        extra = {"ZOETROPE_CONTROL_SOCKET": str(self.control.path)}
+        extra |= self._settings.orchestrator_environment()
+        return triton_environment(self._installation, self._python.executable, os.environ, extra)
+
+    def _open_log(self) -> BinaryIO | None:
+        path = self._settings.log_file
+        if path is None:
+            return None
+        try:
+            return self._stack.enter_context(path.open("ab"))
+        except OSError as error:
+            raise LaunchError(f"cannot write the log file: {error}") from error
+
+
+def check_repository(path: Path) -> Path:
+    """The model repository as an absolute path.
+
+    Raises:
+        LaunchError: it does not exist or holds no model.
+    """
+    if not path.is_dir():
+        raise LaunchError(f"{path} is not a folder: give the model repository that `zoetrope export` wrote")
+    if not any(path.glob("*/config.pbtxt")):
+        raise LaunchError(
+            f"{path} holds no model (no */config.pbtxt): give a repository `zoetrope export` wrote"
+        )
+    return path.resolve()
+
+
+def make_runtime_dir(candidates: list[str] | None = None) -> Path:
+    """Makes a folder (mode 0700) for the control socket, in the first place with a short enough path.
+
+    Raises:
+        LaunchError: no place is writable and short enough.
+    """
+    places = candidates or [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
+    for place in places:
+        fits = len(os.fsencode(place)) + _ROOM <= _LONGEST_SOCKET_PATH
+        if os.path.isabs(place) and fits and os.access(place, os.W_OK | os.X_OK):
+            return Path(tempfile.mkdtemp(prefix="zoetrope-", dir=place))
+    raise LaunchError(f"no folder for the control socket: none of {places} is writable and short enough")

@@ -1,0 +1,108 @@
+"""A stand-in for `triton_python_backend_utils`, with the behaviour that was seen in the real one."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+
+class Tensor:
+    def __init__(self, name, array):
+        assert isinstance(array, np.ndarray)
+        self._name, self._array = name, array
+
+    def name(self):
+        return self._name
+
+    def as_numpy(self):
+        return self._array
+
+
+class TritonError:
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
+
+    def __init__(self, message, code=INTERNAL):
+        self._message, self._code = message, code
+
+    def message(self):
+        return self._message
+
+    def code(self):
+        return self._code
+
+
+class InferenceResponse:
+    def __init__(self, output_tensors=(), error=None):
+        self._tensors, self._error = list(output_tensors), error
+
+    def output_tensors(self):
+        return self._tensors
+
+    def has_error(self):
+        return self._error is not None
+
+    def error(self):
+        return self._error
+
+
+class Sender:
+    """Keeps responses; sending after the final flag is an error, as in Triton."""
+
+    def __init__(self):
+        self.responses, self.final, self.cancelled = [], False, False
+
+    def send(self, response=None, flags=0):
+        assert not self.final, "sent after the final flag"
+        if response is not None:
+            self.responses.append(response)
+        self.final = flags == 1
+
+    def is_cancelled(self):
+        return self.cancelled
+
+
+class Request:
+    """A request as a model receives it."""
+
+    def __init__(self, tensors, id=""):
+        self._tensors, self._id, self.sender = tensors, id, Sender()
+
+    def inputs(self):
+        return [Tensor(name, array) for name, array in self._tensors.items()]
+
+    def request_id(self):
+        return self._id
+
+    def get_response_sender(self):
+        return self.sender
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """The module; `backend.models[name]` is what a BLS call of that model does."""
+    module = types.ModuleType("triton_python_backend_utils")
+    module.Tensor, module.TritonError, module.InferenceResponse = Tensor, TritonError, InferenceResponse
+    module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    module.Request = Request
+    module.models = {}
+
+    class InferenceRequest:
+        def __init__(self, model_name, requested_output_names, inputs):
+            self.model, self.outputs, self.inputs = model_name, requested_output_names, inputs
+
+        async def async_exec(self):
+            try:
+                outputs = module.models[self.model]({t.name(): t.as_numpy() for t in self.inputs})
+            except RuntimeError as error:
+                return InferenceResponse(error=TritonError(str(error)))
+            assert set(outputs) == set(self.outputs)
+            return InferenceResponse([Tensor(name, array) for name, array in outputs.items()])
+
+    module.InferenceRequest = InferenceRequest
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
+    for name in [name for name in sys.modules if name.startswith("zoetrope_server.triton")]:
+        monkeypatch.delitem(sys.modules, name)
+    yield module
+    for name in [name for name in sys.modules if name.startswith("zoetrope_server.triton")]:
+        sys.modules.pop(name)

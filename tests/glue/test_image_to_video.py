@@ -1,0 +1,133 @@
+"""The real `image_to_video/1/model.py` over a stand-in for Triton's python backend."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import MANIFEST, png
+
+from zoetrope_core import contract
+from zoetrope_core.contract import pack_request, unpack_response
+from zoetrope_core.events import Accepted, Done, Failed
+from zoetrope_core.request import GenerateRequest
+
+MODEL = Path(__file__).parents[2] / "model_repository" / "image_to_video" / "1" / "model.py"
+H, W = MANIFEST.sizes[0]
+C, F = MANIFEST.latent_channels, MANIFEST.num_frames[0]
+h, w = MANIFEST.latent_size(MANIFEST.sizes[0])
+
+
+def stages():
+    """What each stage model answers: the shapes and dtypes of the stage contracts."""
+
+    def unet(inputs):
+        assert {name: array.shape for name, array in inputs.items()} == {
+            "latents": (1, F, C, h, w), "sigma": (1, 1), "image_latents": (1, 2, C, h, w),
+            "image_embeds": (1, 2, 8), "added_time_ids": (1, 3), "weights": (1, 2, F),
+        }  # fmt: skip
+        assert {array.dtype for array in inputs.values()} == {np.dtype(np.float32)}
+        return {"denoised": inputs["latents"] * 0}
+
+    def decoder(inputs):
+        frames = inputs["latents"].shape[1]
+        return {
+            "frames": np.full((1, frames, H, W, 3), 128, np.uint8),
+            "finite": np.array([[bool(np.isfinite(inputs["latents"]).all())]]),
+        }
+
+    return {
+        "image_encoder": lambda inputs: {"image_embeds": np.ones((1, 8), np.float32)},
+        "vae_encoder": lambda inputs: {"latents": np.ones((1, C, h, w), np.float32)},
+        "unet": unet,
+        "vae_decoder": decoder,
+    }
+
+
+@pytest.fixture
+def model(backend, tmp_path):
+    MANIFEST.save(tmp_path)
+    backend.models.update(stages())
+    spec = importlib.util.spec_from_file_location("entry_model", MODEL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    instance = module.TritonPythonModel()
+    instance.initialize({"model_repository": str(tmp_path / "image_to_video")})
+    yield instance
+    instance.finalize()
+
+
+def responses(request):
+    return [
+        unpack_response({t.name(): t.as_numpy() for t in response.output_tensors()})
+        for response in request.sender.responses
+        if not response.has_error()
+    ]
+
+
+async def test_a_video_comes_out_and_the_stream_ends_with_the_final_flag(backend, model):
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=2, seed=3)), id="r1")
+    await model.execute([request])
+    got = responses(request)
+    assert isinstance(got[0].event, Accepted) and got[0].event.id == "r1"
+    assert isinstance(got[-1].event, Done) and got[-1].event.seed == 3
+    assert b"ftyp" in b"".join(response.video for response in got if response.video)
+    assert request.sender.final
+
+
+async def test_a_large_video_is_cut_into_pieces(backend, model, monkeypatch):
+    monkeypatch.setattr(contract, "PIECE_BYTES", 400)
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))
+    await model.execute([request])
+    got = responses(request)
+    parts = [response.video for response in got if response.video]
+    assert len(parts) > 1 and max(map(len, parts)) <= 400
+    assert sum(map(len, parts)) == got[-1].event.video_bytes
+
+
+@pytest.mark.parametrize("stage", ["image_encoder", "vae_encoder", "unet", "vae_decoder"])
+async def test_a_failing_stage_ends_the_stream_with_an_event_and_a_status(backend, model, stage):
+    def fail(inputs):
+        raise RuntimeError("out of memory")
+
+    backend.models[stage] = fail
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))
+    await model.execute([request])
+    failed = responses(request)[-1].event
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.status, failed.details) == ("stage_failed", "INTERNAL", {"stage": stage})
+    last = request.sender.responses[-1]
+    assert last.has_error() and stage in last.error().message() and request.sender.final
+
+
+async def test_a_decode_that_is_not_finite_is_an_error_not_a_black_video(backend, model):
+    backend.models["unet"] = lambda inputs: {"denoised": inputs["latents"] * np.nan}
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))
+    await model.execute([request])
+    assert responses(request)[-1].event.code == "non_finite"
+    assert not any(response.video for response in responses(request))
+
+
+async def test_bad_input_has_its_status_and_a_refusal_is_json(backend, model):
+    request = backend.Request(
+        {"image": contract.bytes_tensor(b"hello"), "request": contract.bytes_tensor(b"[]")}
+    )
+    await model.execute([request])
+    error = request.sender.responses[-1].error()
+    assert error.code() == backend.TritonError.INVALID_ARG and "request" in error.message()
+
+    model._orchestrator.service.drain()
+    refused = backend.Request(pack_request(png(), GenerateRequest()))
+    await model.execute([refused])
+    error = refused.sender.responses[-1].error()
+    assert error.code() == backend.TritonError.UNAVAILABLE
+    assert json.loads(error.message())["code"] == "draining"
+
+
+async def test_a_cancelled_request_ends_without_a_video(backend, model):
+    request = backend.Request(pack_request(png(), GenerateRequest()))
+    request.sender.cancelled = True
+    await model.execute([request])
+    assert request.sender.final
+    assert request.sender.responses[-1].error().code() == backend.TritonError.CANCELLED

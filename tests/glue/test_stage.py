@@ -1,0 +1,67 @@
+"""The stage model over a stand-in for Triton's python backend: one execution for requests of equal shapes."""
+
+import json
+
+import numpy as np
+import pytest
+from fakes import MANIFEST
+
+from zoetrope_core.specs import UNET
+from zoetrope_server.batching import example_inputs
+
+
+class Doubling:
+    """A UNet that doubles the latents and counts its executions."""
+
+    def __init__(self):
+        self.batches = []
+
+    def run(self, inputs):
+        self.batches.append(inputs["latents"].shape[0])
+        if np.isnan(inputs["sigma"]).any():
+            raise RuntimeError("bad sigma")
+        return {"denoised": inputs["latents"] * 2}
+
+
+@pytest.fixture
+def model(backend, monkeypatch, tmp_path):
+    from zoetrope_server.triton import stage
+
+    engine = Doubling()
+    monkeypatch.setattr(stage, "open_engine", lambda *args, **kwargs: engine)
+    MANIFEST.save(tmp_path)
+    instance = stage.TritonPythonModel()
+    instance.initialize(
+        {
+            "model_repository": str(tmp_path / "unet"),
+            "model_name": "unet",
+            "model_version": "1",
+            "model_config": json.dumps({"max_batch_size": 3}),
+        }
+    )
+    assert engine.batches == [1], "warmed up once"
+    engine.batches.clear()
+    instance.engine = engine
+    return instance
+
+
+def request(backend, value, rows=2):
+    inputs = example_inputs(UNET, MANIFEST, rows=rows)
+    return backend.Request({**inputs, "latents": inputs["latents"] * value})
+
+
+def test_a_mixture_is_grouped_and_each_request_gets_its_own(backend, model):
+    rows = [2, 1, 2, 1, 2, 2]
+    responses = model.execute([request(backend, value, rows) for value, rows in enumerate(rows)])
+    assert sorted(model.engine.batches) == [1, 2, 3]
+    for value, response in enumerate(responses):
+        (tensor,) = response.output_tensors()
+        assert tensor.as_numpy().shape[0] == 1 and (tensor.as_numpy() == 2 * value).all()
+
+
+def test_a_failing_group_is_an_answer_for_its_requests_alone(backend, model):
+    bad = backend.Request({**example_inputs(UNET, MANIFEST), "sigma": np.full((1, 1), np.nan, np.float32)})
+    good = request(backend, 5, rows=1)
+    first, second = model.execute([bad, good])
+    assert first.has_error() and "bad sigma" in first.error().message()
+    assert (second.output_tensors()[0].as_numpy() == 10).all()

@@ -1,0 +1,191 @@
+"""A real gRPC server on a real socket that speaks the contract by a script; no Triton."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from zoetrope_core import contract
+from zoetrope_core.contract import Response
+from zoetrope_core.errors import Overloaded
+from zoetrope_core.events import Accepted, Done, Failed, Progress
+from zoetrope_core.request import GenerateRequest
+
+TINY_PIECE = 1000
+
+
+def encode(response):
+    """The ModelStreamInferResponse of a response, as Triton builds it."""
+    message = service_pb2.ModelStreamInferResponse()
+    result = message.infer_response
+    result.model_name = contract.MODEL
+    for name, tensor in contract.pack_response(response).items():
+        if tensor.dtype == np.object_:
+            result.outputs.add(name=name, datatype="BYTES", shape=tensor.shape)
+            result.raw_output_contents.append(serialize_byte_tensor(tensor).item())
+        else:
+            result.outputs.add(name=name, datatype="UINT8", shape=tensor.shape)
+            result.raw_output_contents.append(tensor.tobytes())
+    return message
+
+
+def final():
+    """The empty response with which Triton ends a request."""
+    message = service_pb2.ModelStreamInferResponse()
+    message.infer_response.parameters["triton_final_response"].bool_param = True
+    return message
+
+
+def decode(message):
+    """The encoded image and the request of a ModelInferRequest."""
+    tensors = {
+        tensor.name: deserialize_bytes_tensor(content).reshape(tuple(tensor.shape))
+        for tensor, content in zip(message.inputs, message.raw_input_contents, strict=True)
+    }
+    return contract.unpack_request(tensors)
+
+
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers each stream with `script(self, image, request, context)`, a generator of responses."""
+
+    def __init__(self, script):
+        self.script, self.ready = script, True
+        self.requests, self.messages, self.metadata = [], [], []
+        self.cancelled = threading.Event()
+        self.closing = threading.Event()
+
+    def ServerReady(self, message, context):
+        return service_pb2.ServerReadyResponse(ready=self.ready)
+
+    def ServerLive(self, message, context):
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ModelStreamInfer(self, messages, context):
+        finished = threading.Event()
+        context.add_callback(lambda: finished.is_set() or self.cancelled.set())
+        self.metadata.append(dict(context.invocation_metadata()))
+        try:
+            for message in messages:
+                yield from self._answer(message, context)
+        except Exception:  # what `context.abort` raises
+            finished.set()
+            raise
+        if context.is_active():
+            finished.set()
+
+    def _answer(self, message, context):
+        self.messages.append(message)
+        image, request = decode(message)
+        self.requests.append((image, request))
+        for response in self.script(self, image, request, context):
+            yield encode(response) if isinstance(response, Response) else response
+
+
+@contextmanager
+def serving(script):
+    """A server on a free port of the loopback; yields the servicer, its address is `url`."""
+    pool = ThreadPoolExecutor(8)
+    server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
+    servicer = Servicer(script)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield servicer
+    finally:
+        servicer.closing.set()
+        server.stop(grace=None).wait()
+        pool.shutdown()
+
+
+def accepted(request):
+    return Response(event=Accepted(id="r1", seed=request.seed or 0, steps=request.num_inference_steps))
+
+
+def done(request, video):
+    timings = {"denoise": 0.5, "total": 0.75}
+    parameters = {**request.to_dict(), "width": 48, "height": 32, "num_frames": 6}
+    event = Done(
+        id="r1", seed=request.seed or 0, parameters=parameters, timings=timings, video_bytes=len(video)
+    )
+    return Response(event=event)
+
+
+def video_of(image, request):
+    """What the scripts send as a video: it depends on all that was received, and has several pieces."""
+    return (image + request.to_json()) * 30
+
+
+def normal(servicer, image, request, context):
+    """All that a good stream has."""
+    yield accepted(request)
+    for step in range(3):
+        yield Response(event=Progress(stage="denoise", step=step, steps=2, eta_seconds=2.0 - step))
+    yield Response(frames=np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3))
+    video = video_of(image, request)
+    for start in range(0, len(video), TINY_PIECE):
+        yield Response(video=video[start : start + TINY_PIECE])
+    yield done(request, video)
+    yield final()
+
+
+def failing(error):
+    """The error as Triton sends it: an event, then the status (for the header `triton_grpc_error`)."""
+
+    def script(servicer, image, request, context):
+        yield accepted(request)
+        body = error.to_event()
+        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+        yield Response(event=Failed(code=code, status=status, message=message, details=body))
+        context.abort(getattr(grpc.StatusCode, status), error.status_message())
+
+    return script
+
+
+def aborting(status, message, first=()):
+    """A status without an event, after the responses `first`."""
+
+    def script(servicer, image, request, context):
+        yield from first
+        context.abort(status, message)
+
+    return script
+
+
+def refusing(servicer, image, request, context):
+    """A full queue."""
+    context.abort(
+        grpc.StatusCode.UNAVAILABLE, Overloaded("the queue is full", retry_after_s=3.5).status_message()
+    )
+    yield
+
+
+def cutting(servicer, image, request, context):
+    """Ends in the middle, without any status."""
+    yield accepted(request)
+    yield Response(video=b"half a vid")
+
+
+def endless(servicer, image, request, context):
+    """Never ends by itself."""
+    yield accepted(request)
+    step = 0
+    while context.is_active() and not servicer.closing.is_set():
+        step += 1
+        yield Response(event=Progress(stage="denoise", step=step, steps=10**6))
+        time.sleep(0.02)
+
+
+def silent(servicer, image, request, context):
+    """Accepts and says no more, as a hanging server does."""
+    yield accepted(request)
+    while context.is_active() and not servicer.closing.is_set():
+        time.sleep(0.02)
+
+
+REQUEST = GenerateRequest(seed=7)

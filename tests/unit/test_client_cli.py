@@ -1,0 +1,307 @@
+"""The `zoetrope` command and its `generate`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import EntryPoint, EntryPoints, version
+
+import grpc_server as scripts
+import pytest
+from fakes import png
+from grpc_server import serving
+from typer.testing import CliRunner
+
+from zoetrope_client import cli, progress
+from zoetrope_client.commands import generate
+from zoetrope_core.contract import Response
+from zoetrope_core.errors import InvalidImage, NonFinite, Overloaded
+from zoetrope_core.events import Accepted, Done, Failed, Heartbeat, Progress
+from zoetrope_core.request import GenerateRequest, field_rules
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(png())
+    return path
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "video.mp4"
+
+
+@pytest.fixture
+def run(photo, output):
+    """Runs `zoetrope generate` on the photo with more arguments."""
+    output.parent.mkdir()
+
+    def call(*arguments):
+        return CliRunner().invoke(cli.app, ["generate", str(photo), "-o", str(output), *arguments])
+
+    return call
+
+
+def test_generate_writes_the_video_and_says_so(run, photo, output):
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--seed", "7")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{output}: seed 7\n"
+    assert server.requests == [(photo.read_bytes(), GenerateRequest(seed=7))]
+    assert output.read_bytes() == scripts.video_of(*server.requests[0])
+
+
+def test_json_is_one_line_on_stdout(run, output):
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--seed", "7", "--json")
+    assert result.stdout.count("\n") == 1
+    line = json.loads(result.stdout)
+    assert line["parameters"]["motion_bucket_id"] == 127
+    del line["parameters"]
+    assert line == {
+        "output": str(output),
+        "id": "r1",
+        "seed": 7,
+        "width": 48,
+        "height": 32,
+        "num_frames": 6,
+        "fps": 7,
+        "video_bytes": output.stat().st_size,
+        "timings": {"denoise": 0.5, "total": 0.75},
+    }
+
+
+VALUES = {int: 9, float: 0.5}
+
+
+@pytest.mark.parametrize("name", [name for name, rule in field_rules().items() if rule.type is not bool])
+def test_every_field_has_an_option(name, run):
+    rule = field_rules()[name]
+    value = rule.choices[-1] if rule.choices else VALUES[rule.type]
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--" + name.replace("_", "-"), str(value))
+    assert result.exit_code == 0, result.stderr
+    assert server.requests[0][1] == GenerateRequest(**{name: value})
+
+
+def test_the_address_comes_from_the_environment(run, monkeypatch):
+    with serving(scripts.normal) as server:
+        monkeypatch.setenv("ZOETROPE_URL", server.url)
+        assert run().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (Overloaded("the queue\nis full", retry_after_s=3.5), 3, "the queue is full (try again in 3.5 s)"),
+        (InvalidImage("image: truncated", field="image"), 4, "image: truncated"),
+        (NonFinite("vae_decoder: not finite"), 1, "vae_decoder: not finite"),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, line, run, output):
+    with serving(scripts.failing(error)) as server:
+        result = run("--url", server.url, "--json")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"zoetrope generate: {line}\n")
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_retry_hint_of_any_kind_is_shown(run):
+    with serving(scripts.failing(Overloaded("full", retry_after_s="soon"))) as server:
+        result = run("--url", server.url)
+    assert result.stderr == "zoetrope generate: full (try again in soon s)\n"
+
+
+def test_no_server_there_is_exit_code_3(run):
+    result = run("--url", "127.0.0.1:1")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("zoetrope generate: 127.0.0.1:1: no server is ready there")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--fps", "999"], 4, "fps: got 999, allowed is an integer from 1 to 120"),
+        (["--schedule", "linear"], 4, "schedule: got 'linear', allowed is one of karras, ays"),
+        (["--noise-aug-strength", "nan"], 4, "noise_aug_strength: got nan"),
+        (["--fps", "many"], 2, "--fps"),
+        (["--speed", "3"], 2, "--speed"),
+        (["--deadline", "-1"], 2, "--deadline"),
+    ],
+)
+def test_bad_values_are_found_without_a_server(arguments, code, words, run):
+    result = run("--url", "127.0.0.1:1", *arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+
+
+def test_an_image_or_folder_that_is_not_there_is_wrong_usage(tmp_path, photo):
+    runner = CliRunner()
+    missing = runner.invoke(cli.app, ["generate", str(tmp_path / "no.png"), "-o", str(tmp_path / "v.mp4")])
+    folder = runner.invoke(cli.app, ["generate", str(photo), "-o", str(tmp_path / "no" / "v.mp4")])
+    assert (missing.exit_code, folder.exit_code) == (2, 2)
+    assert "there is no folder" in folder.stderr
+
+
+def test_an_output_that_cannot_be_written_is_an_error(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url)
+    assert (result.exit_code, "No space left" in result.stderr) == (1, True)
+
+
+def test_a_deadline_is_a_refusal(run):
+    with serving(scripts.silent) as server:
+        result = run("--url", server.url, "--deadline", "0.3")
+    assert result.exit_code == 3
+    assert "deadline" in result.stderr
+
+
+def test_ctrl_c_cancels_on_the_server_and_leaves_no_file(photo, tmp_path):
+    output = tmp_path / "video.mp4"
+    with serving(scripts.endless) as server:
+        command = [sys.executable, "-m", "zoetrope_client", "generate", str(photo), "-o", str(output)]
+        process = subprocess.Popen([*command, "--url", server.url], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 30
+        while not server.requests and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+        assert server.cancelled.wait(5)
+    assert process.returncode == 130
+    assert stderr == "zoetrope generate: interrupted, the request is cancelled\n"
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (Accepted(id="a", seed=1, steps=2), ("accepted", 0, None, "")),
+        (Heartbeat(waiting=2), ("waiting, 2 before this one", 0, None, "")),
+        (Progress(stage="encode_image", step=0, steps=1), ("encode image", 0, 1, "")),
+        (Progress(stage="denoise", step=3, steps=9, eta_seconds=4.4), ("denoise", 3, 9, "4 s left")),
+        (Done(id="a", seed=1, parameters={}, timings={}, video_bytes=1), ("done", 1, 1, "")),
+        (Failed(code="x", status="INTERNAL", message="m"), None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_what_the_bar_shows(event, shown):
+    assert progress.describe(event) == shown
+
+
+def test_the_bar_passes_everything_on_and_closes_the_stream():
+    closed = []
+
+    def stream():
+        try:
+            yield Response(event=Heartbeat(waiting=1))
+            yield Response(event=Progress(stage="denoise", step=1, steps=2, eta_seconds=1.0))
+            yield Response(video=b"v")
+        finally:
+            closed.append(True)
+
+    terminal = progress.Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    watched = progress.watch(stream(), terminal)
+    assert [next(watched), next(watched)][1].event.stage == "denoise"
+    watched.close()
+    terminal.file.close()
+    assert closed == [True]
+
+
+def test_help_and_version():
+    runner = CliRunner()
+    shown = runner.invoke(cli.app, ["--help"])
+    assert shown.exit_code == 0
+    for name in ("generate", "serve", "export", "checkpoint"):
+        assert name in shown.stdout
+    assert cli.HELP["serve"] in shown.stdout
+    assert runner.invoke(cli.app, ["--version"]).stdout == f"zoetrope {version('zoetrope')}\n"
+    unknown = runner.invoke(cli.app, ["serv"])
+    assert unknown.exit_code == 2
+    assert "'serve'" in unknown.stderr
+
+
+def test_every_entry_point_has_a_line_of_help():
+    assert set(cli.entry_points(group=cli.GROUP).names) <= set(cli.HELP)
+
+
+def test_generates_help_names_the_exit_codes():
+    shown = CliRunner().invoke(cli.app, ["generate", "--help"]).stdout
+    assert "130 interrupted" in shown
+    assert "--motion-bucket-id" in shown
+    assert generate.__doc__ and "Exit codes" in generate.__doc__
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Makes `zoetrope` find commands in modules that the test writes; returns the writer."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, module, source, attribute="command"):
+        (tmp_path / f"{module}.py").write_text(source)
+        entry = EntryPoint(name, f"{module}:{attribute}", cli.GROUP)
+        monkeypatch.setattr(cli, "entry_points", lambda **params: EntryPoints([entry]).select(**params))
+
+    return write
+
+
+def test_a_typer_app_may_be_a_subcommand(modules):
+    source = (
+        "import typer\ncommand = typer.Typer()\n"
+        "@command.command()\ndef random(count: int = 3) -> None:\n    typer.echo(f'random {count}')\n"
+        "@command.command()\ndef show() -> None:\n    typer.echo('show')\n"
+    )
+    modules("tools", "cli_test_tools", source)
+    runner = CliRunner()
+    assert runner.invoke(cli.app, ["tools", "random", "--count", "5"]).stdout == "random 5\n"
+    assert runner.invoke(cli.app, ["tools", "show"]).stdout == "show\n"
+    assert "random" in runner.invoke(cli.app, ["tools", "--help"]).stdout
+
+
+def test_help_imports_no_subcommand(modules):
+    modules("boom", "cli_test_boom", "raise SystemError('imported')\n")
+    shown = CliRunner().invoke(cli.app, ["--help"])
+    assert (shown.exit_code, "boom" in shown.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import no_such_package\ncommand = None\n", "def command() -> None:\n    import no_such_package\n"],
+    ids=["at import", "when called"],
+)
+def test_a_missing_package_is_one_line(source, modules, monkeypatch):
+    modules("tool", "cli_test_missing", source)
+    sys.modules.pop("cli_test_missing", None)
+    result = CliRunner().invoke(cli.app, ["tool"])
+    assert (result.exit_code, result.stderr) == (1, "zoetrope tool needs the package no_such_package\n")
+    monkeypatch.setitem(cli._EXTRAS, "cli_test_missing", "export")
+    result = CliRunner().invoke(cli.app, ["tool"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "zoetrope tool needs the export extra: pip install 'zoetrope[export]'\n",
+    )
+
+
+def test_a_package_that_misses_a_part_of_itself_is_a_bug_not_an_extra(modules):
+    modules("tool", "cli_test_broken", "import zoetrope_client.no_such_module\n")
+    with pytest.raises(ModuleNotFoundError):
+        CliRunner().invoke(cli.app, ["tool"], catch_exceptions=False)
+
+
+def test_the_command_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom zoetrope_client.cli import app\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([m for m in ('torch', 'openvino', 'zoetrope_server') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""tritonserver's command line and environment."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zoetrope_server.launcher.flags import TritonOptions, triton_command, triton_environment
+from zoetrope_server.launcher.installation import TritonInstallation
+
+INSTALLATION = TritonInstallation(
+    binary=Path("/opt/bin/tritonserver"),
+    backend_source=None,
+    library_dirs=(Path("/python/lib"), Path("/wheel.libs")),
+    version=(2, 51),
+    embedded=True,
+)
+OPTIONS = TritonOptions(
+    repository=Path("/models"), shm_prefix="zoetrope-1-", grpc_port=1, http_port=2, metrics_port=3
+)
+
+
+def flags(installation=INSTALLATION, options=OPTIONS, backends=None):
+    command = triton_command(installation, options, backends)
+    return dict(argument.partition("=")[::2] for argument in command[1:])
+
+
+def test_the_command_is_closed_by_default():
+    found = flags()
+    assert triton_command(INSTALLATION, OPTIONS, None)[0] == "/opt/bin/tritonserver"
+    expected = {
+        "--model-repository": "/models",
+        "--model-control-mode": "none",
+        "--disable-auto-complete-config": "",
+        "--exit-on-error": "true",
+        "--exit-timeout-secs": "30",
+        "--backend-config": "python,shm-region-prefix-name=zoetrope-1-",
+        "--grpc-address": "127.0.0.1",
+        "--http-address": "127.0.0.1",
+        "--metrics-address": "127.0.0.1",
+        "--grpc-port": "1",
+        "--http-port": "2",
+        "--metrics-port": "3",
+        "--allow-sagemaker": "false",
+        "--allow-vertex-ai": "false",
+        "--allow-gpu-metrics": "true",
+    }
+    assert found.items() >= expected.items()
+
+
+def test_options_reach_the_command():
+    options = replace(OPTIONS, host="0.0.0.0", exit_timeout_s=7, model_load_threads=2, gpu_metrics=False)
+    found = flags(options=options, backends=Path("/cache/backends"))
+    assert {found[f"--{name}-address"] for name in ("grpc", "http", "metrics")} == {"0.0.0.0"}
+    assert found["--exit-timeout-secs"] == "7"
+    assert found["--model-load-thread-count"] == "2"
+    assert found["--allow-gpu-metrics"] == "false"
+    assert found["--backend-directory"] == "/cache/backends"
+
+
+def test_no_backend_directory_leaves_the_default():
+    assert "--backend-directory" not in flags()
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [((2, 51), False), ((2, 56), False), ((2, 57), True), ((3, 0), True)]
+)
+def test_newer_flags_depend_on_the_version(version, known):
+    found = flags(replace(INSTALLATION, version=version))
+    assert ("--grpc-max-response-pool-size" in found) is known
+
+
+def test_the_virtual_environment_comes_first():
+    base = {"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/cuda", "HOME": "/home/me", "PYTHONPATH": "/mine"}
+    extra = {"ZOETROPE_CONTROL_SOCKET": "/run/x"}
+    assert triton_environment(INSTALLATION, Path("/venv/bin/python"), base, extra) == {
+        "PATH": "/venv/bin:/usr/bin",
+        "LD_LIBRARY_PATH": "/python/lib:/wheel.libs:/cuda",
+        "HOME": "/home/me",
+        "PYTHONPATH": "/mine",
+        "ZOETROPE_CONTROL_SOCKET": "/run/x",
+    }
+
+
+def test_an_empty_library_path_adds_no_current_folder():
+    environment = triton_environment(INSTALLATION, Path("/venv/bin/python"), {"LD_LIBRARY_PATH": ""}, {})
+    assert environment["LD_LIBRARY_PATH"] == "/python/lib:/wheel.libs"
+
+
+def test_a_system_triton_needs_no_library_path():
+    system = replace(INSTALLATION, library_dirs=(), embedded=False)
+    assert "LD_LIBRARY_PATH" not in triton_environment(system, Path("/venv/bin/python"), {"PATH": "/bin"}, {})

@@ -1,0 +1,164 @@
+"""TritonProcess over small scripts that stand in for tritonserver."""
+
+import io
+import os
+import sys
+import time
+
+import psutil
+import pytest
+
+from zoetrope_server.launcher.errors import LaunchError
+from zoetrope_server.launcher.flags import TritonOptions
+from zoetrope_server.launcher.ports import choose_ports
+from zoetrope_server.launcher.process import TritonProcess, adopt_orphans, failure_reason
+
+READY = """
+import http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/v2/health/ready" else 404)
+        self.end_headers()
+    def log_message(self, *args): pass
+metrics = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+PARENT = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a Python script as if it were tritonserver."""
+    started = []
+    ports = choose_ports("127.0.0.1", {"http": 0, "metrics": 0})
+
+    def start(script, log=None):
+        options = TritonOptions(
+            repository=tmp_path, shm_prefix="test-", http_port=ports["http"], metrics_port=ports["metrics"]
+        )
+        command = [sys.executable, "-c", script, str(ports["http"]), str(ports["metrics"])]
+        started.append(TritonProcess(command, os.environ, options, log or io.BytesIO()))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def wait_until(condition, timeout=10):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+def test_ready_then_stopped(start):
+    triton = start(READY)
+    assert triton.wait_ready(20)
+    assert triton.is_ready()
+    triton.stop(10)
+    assert triton.exit_code() is not None
+    assert not triton.is_ready()
+
+
+def test_a_death_before_readiness_is_told_at_once(start):
+    triton = start("import sys; print('error: creating server: Internal - no models'); sys.exit(3)")
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="ended with code 3 .*: error: creating server: Internal") as caught:
+        triton.wait_ready(60)
+    assert time.monotonic() - began < 10
+    assert caught.value.details["exit_code"] == 3
+    assert caught.value.details["log"] == ["error: creating server: Internal - no models"]
+
+
+def test_a_silent_server_is_given_up(start):
+    triton = start("print('loading', flush=True); import time; time.sleep(60)")
+    wait_until(triton.log_tail)
+    with pytest.raises(LaunchError, match=r"not ready after 0.3 s") as caught:
+        triton.wait_ready(0.3)
+    assert caught.value.details["log"] == ["loading"]
+
+
+def test_the_wait_can_be_interrupted(start):
+    assert start("import time; time.sleep(60)").wait_ready(60, lambda: True) is False
+
+
+def test_a_binary_that_is_not_there(tmp_path):
+    options = TritonOptions(repository=tmp_path, shm_prefix="test-")
+    with pytest.raises(LaunchError, match="cannot execute /nowhere/tritonserver"):
+        TritonProcess(["/nowhere/tritonserver"], {}, options)
+
+
+def test_an_orderly_exit_is_told_from_a_kill(start):
+    polite = start(
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True)\n"
+        "time.sleep(60)"
+    )
+    wait_until(polite.log_tail)
+    assert polite.stop(10) is True
+    stubborn = start(STUBBORN)
+    wait_until(stubborn.log_tail)
+    assert stubborn.stop(0.2) is False
+    assert stubborn.exit_code() == -9
+
+
+def test_a_stop_can_be_cut_short(start):
+    triton = start(STUBBORN)
+    wait_until(triton.log_tail)
+    began = time.monotonic()
+    assert triton.stop(60, lambda: True) is False
+    assert time.monotonic() - began < 5
+
+
+def test_a_kill_takes_the_whole_group_and_may_be_repeated(start):
+    adopt_orphans()
+    triton = start(PARENT)
+    wait_until(triton.log_tail)
+    (child,) = psutil.Process(triton.pid).children()
+    triton.kill()
+    assert not child.is_running()
+    triton.kill()
+
+
+def test_the_log_is_forwarded_and_only_its_end_is_kept(start):
+    log = io.BytesIO()
+    triton = start("for i in range(1000): print('line', i)", log)
+    wait_until(lambda: triton.exit_code() is not None)
+    triton.kill()
+    assert log.getvalue().count(b"\n") == 1000
+    assert triton.log_tail(2) == ["line 998", "line 999"]
+    assert len(triton.log_tail(10_000)) == 200
+
+
+def test_a_closed_log_does_not_block_triton(start):
+    log = io.BytesIO()
+    log.close()
+    triton = start("print('x' * 1_000_000)", log)
+    wait_until(lambda: triton.exit_code() is not None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "it said nothing"),
+        (["", "first", "last", ""], "last"),
+        (
+            [
+                'E1121 02:15:06.132443 12654 server.cc:241] "CudaDriverHelper has not been initialized."',
+                "E1121 02:15:06.4 12 lifecycle.cc:642] \"failed to load 'unet' version 1: Internal: boom\"",
+                "error: creating server: Internal - failed to load all models",
+            ],
+            "failed to load 'unet' version 1: Internal: boom",
+        ),
+        (
+            [
+                'E1121 02:15:06.132443 12654 server.cc:241] "CudaDriverHelper has not been initialized."',
+                'E1121 02:15:06.4 12 main.cc:1] "failed to start GRPC service: Unavailable - address in use"',
+            ],
+            "failed to start GRPC service: Unavailable - address in use",
+        ),
+    ],
+)
+def test_failure_reason(lines, reason):
+    assert failure_reason(lines) == reason
