@@ -5,15 +5,15 @@ Each command is the one a user would type. A second run reuses the checkpoint an
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from zoetrope_bench.server import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out"
@@ -37,35 +37,9 @@ def export() -> Path:
     checkpoint = OUT / "checkpoint"
     if not (checkpoint / "model_index.json").is_file():
         run("checkpoint", "random", "--like", "tiny", "--out", str(checkpoint))
-    run("export", str(checkpoint), "--engine", "openvino", "--precision", "bf16", "--out", str(repository))
+    engine = ("--engine", "openvino", "--precision", "bf16", "--size", "128x192")
+    run("export", str(checkpoint), *engine, "--out", str(repository))
     return repository
-
-
-@contextmanager
-def server(repository: Path):
-    """The address of a server on free ports, stopped afterwards."""
-    command = [
-        ZOETROPE,
-        "serve",
-        str(repository),
-        "--grpc-port",
-        "0",
-        "--http-port",
-        "0",
-        "--metrics-port",
-        "0",
-    ]
-    console.print("[dim]$ zoetrope " + " ".join(command[1:]), soft_wrap=True)
-    log = (OUT / "server.log").open("w")
-    with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            if not line:
-                sys.exit(f"The server did not start; see {OUT / 'server.log'}")
-            yield json.loads(line)["grpc"]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
 
 
 def generate(url: str) -> dict:
@@ -83,12 +57,13 @@ def main() -> None:
     began = time.perf_counter()
     repository = export()
     ready = time.perf_counter()
-    with server(repository) as url:
-        serving = time.perf_counter()
-        result = generate(url)
+    console.print(f"[dim]$ zoetrope serve {repository}", soft_wrap=True)
+    with serving(repository, OUT / "server.log") as server:
+        started = time.perf_counter()
+        result = generate(server.url)
     table = Table("step", "seconds", title="Where the time went")
     table.add_row("checkpoint and engines", f"{ready - began:.2f}")
-    table.add_row("server start", f"{serving - ready:.2f}")
+    table.add_row("server start", f"{started - ready:.2f}")
     for stage, seconds in result["timings"].items():
         table.add_row(f"request: {stage}", f"{seconds:.2f}")
     console.print(table)

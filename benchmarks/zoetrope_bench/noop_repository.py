@@ -6,7 +6,8 @@ from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import STAGES, UNET
-from zoetrope_export.repository import copy_entry_models, render_config
+from zoetrope_export import pbtxt
+from zoetrope_export.repository import VERSION, write_layout
 
 MINIMAL = "minimal_loop"
 _BARE = "bare_unet"
@@ -31,20 +32,20 @@ def write_noop_repository(path: Path, manifest: Manifest) -> Path:
     Returns:
         `path`.
     """
-    copy_entry_models(path)
-    manifest.save(path)
-    for stage in STAGES.values():
-        _write_model(path / stage.name, render_config(stage, manifest), "NoopStage")
-    bare = render_config(UNET, manifest).replace(f'"{UNET.name}"', f'"{_BARE}"', 1)
-    _write_model(path / _BARE, bare, "BareUnet")
-    _write_model(path / MINIMAL, _MINIMAL_CONFIG, "MinimalLoop")
+    path.mkdir(parents=True)
+    write_layout(path, manifest)
+    for stage in STAGES:
+        _write_model(path / stage, "NoopStage")
+    _write_model(path / _BARE, "BareUnet", pbtxt.render(UNET, manifest).replace(UNET.name, _BARE, 1))
+    _write_model(path / MINIMAL, "MinimalLoop", _MINIMAL_CONFIG)
     return path
 
 
-def _write_model(folder: Path, config: str, model: str) -> None:
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(config)
+def _write_model(folder: Path, model: str, config: str | None = None) -> None:
+    (folder / VERSION).mkdir(parents=True, exist_ok=True)
+    if config is not None:
+        (folder / "config.pbtxt").write_text(config)
     source = (
         f"from zoetrope_bench.noop import {model} as TritonPythonModel\n\n__all__ = ['TritonPythonModel']\n"
     )
-    (folder / "1" / "model.py").write_text(source)
+    (folder / VERSION / "model.py").write_text(source)

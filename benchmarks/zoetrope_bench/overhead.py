@@ -109,12 +109,15 @@ def request_share(
 ) -> tuple[list[Figure], dict[str, float]]:
     """The share of the orchestration in a whole request of a real repository."""
     noop = statistics.median(step_costs(Manifest.load(repository), steps, rounds)["orchestrated"]) * steps
-    with tempfile.TemporaryDirectory() as folder:
-        with serving(repository, Path(folder) / "log") as server, Client(server.url) as client:
-            seconds = [
-                client.generate(photo, seed=1, num_inference_steps=steps).timings["total"]
-                for _ in range(rounds + 1)
-            ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(repository, Path(folder) / "log") as server,
+        Client(server.url) as client,
+    ):
+        seconds = [
+            client.generate(photo, seed=1, num_inference_steps=steps).timings["total"]
+            for _ in range(rounds + 1)
+        ]
     total = statistics.median(seconds[1:]) * 1000
     figure = Figure(
         name="orchestration's share of a request",

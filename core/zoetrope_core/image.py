@@ -32,33 +32,58 @@ def for_clip(frame: Array, size: int, mean: tuple[float, ...], std: tuple[float,
         f32 [1,3,S,S]; the resize is `_resize_with_antialiasing` of diffusers' SVD pipeline: a Gaussian blur
         with reflected borders, then bicubic interpolation with aligned corners.
     """
-    planes = for_vae(frame)[0]
-    rows, columns = _resize_matrix(frame.shape[0], size), _resize_matrix(frame.shape[1], size)
-    resized = rows @ planes @ columns.T
+    resized = _resize(_resize(for_vae(frame)[0], size).swapaxes(1, 2), size).swapaxes(1, 2)
     normalise = np.array([mean, std], np.float32)[..., None, None]
     normalised: Array = ((resized + 1.0) / 2.0 - normalise[0]) / normalise[1]
-    return normalised[None].astype(np.float32)
+    return np.ascontiguousarray(normalised[None], dtype=np.float32)
+
+
+def _resize(planes: Array, size: int) -> Array:
+    """f32 [3,length,n] to f32 [3,size,n]: a weighted sum of a few shifted rows.
+
+    Not a matrix product: BLAS threads that wait for each other cost more than the sum, and hang where
+    another library of the process has changed what its threads may run on.
+    """
+    first, weights = _taps(planes.shape[1], size)
+    resized = np.zeros((planes.shape[0], size, planes.shape[2]), np.float32)
+    for tap in range(weights.shape[1]):
+        resized += weights[:, tap, None] * planes[:, first + tap]
+    return resized
 
 
 @lru_cache(maxsize=64)
-def _resize_matrix(length: int, size: int) -> Array:
-    """f32 [size,length]: blur and interpolation along one axis, both linear, as one matrix."""
-    matrix = (_cubic_matrix(length, size) @ _blur_matrix(length, length / size)).astype(np.float32)
-    matrix.flags.writeable = False
+def _taps(length: int, size: int) -> tuple[Array, Array]:
+    """Blur and interpolation along one axis: first source rows, int [size], and weights, f32 [size,taps]."""
+    matrix = _matrix(length, size)
+    used = matrix != 0
+    first, last = used.argmax(1), length - 1 - used[:, ::-1].argmax(1)
+    taps = int((last - first).max()) + 1
+    first = np.minimum(first, length - taps)
+    weights = np.take_along_axis(matrix, first[:, None] + np.arange(taps), 1)
+    return first, weights.astype(np.float32)
+
+
+def _matrix(length: int, size: int) -> Array:
+    """f64 [size,length]: the weight of each source row in each target row."""
+    position = np.arange(size) * ((length - 1) / max(size - 1, 1))
+    base = np.floor(position).astype(int)
+    offsets, kernel = _gaussian(length / size)
+    matrix = np.zeros((size, length))
+    for tap in range(-1, 3):
+        cubic = _cubic(position - (base + tap))
+        source = np.clip(base + tap, 0, length - 1)
+        for offset, weight in zip(offsets, kernel, strict=True):
+            np.add.at(matrix, (np.arange(size), _reflect(source + offset, length)), cubic * weight)
     return matrix
 
 
-def _blur_matrix(length: int, factor: float) -> Array:
-    """f64 [length,length]: Gaussian blur with reflected borders for a reduction by `factor`."""
+def _gaussian(factor: float) -> tuple[Array, Array]:
+    """Offsets and weights of the blur before a reduction by `factor`."""
     sigma = max((factor - 1.0) / 2.0, 0.001)
     taps = int(max(4.0 * sigma, 3)) | 1
     offsets = np.arange(taps) - taps // 2
     kernel = np.exp(-(offsets**2) / (2.0 * sigma**2))
-    matrix = np.zeros((length, length))
-    for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
-        source = _reflect(np.arange(length) + offset, length)
-        np.add.at(matrix, (np.arange(length), source), weight)
-    return matrix
+    return offsets, kernel / kernel.sum()
 
 
 def _reflect(index: Array, length: int) -> Array:
@@ -68,17 +93,6 @@ def _reflect(index: Array, length: int) -> Array:
     period = 2 * (length - 1)
     folded = np.abs(index) % period
     return np.minimum(folded, period - folded)
-
-
-def _cubic_matrix(length: int, size: int) -> Array:
-    """f64 [size,length]: cubic convolution with aligned corners and clamped borders."""
-    position = np.arange(size) * ((length - 1) / (size - 1)) if size > 1 else np.zeros(1)
-    base = np.floor(position).astype(int)
-    matrix = np.zeros((size, length))
-    for tap in range(-1, 3):
-        weight = _cubic(position - (base + tap))
-        np.add.at(matrix, (np.arange(size), np.clip(base + tap, 0, length - 1)), weight)
-    return matrix
 
 
 def _cubic(distance: Array) -> Array:

@@ -60,15 +60,25 @@ def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> En
     top = rng.integers(item.latents.shape[2] - rows + 1)
     left = rng.integers(item.latents.shape[3] - columns + 1)
     window = (..., slice(top, top + rows), slice(left, left + columns))
-    pixels = tuple(slice(side * FACTOR, (side + size) * FACTOR) for side, size in ((top, rows), (left, columns)))
+    pixels = tuple(
+        slice(side * FACTOR, (side + size) * FACTOR) for side, size in ((top, rows), (left, columns))
+    )
     flow = item.flow[window[1], window[2]]
-    return Encoded(item.latents[window], item.image_latents[window], item.picture[(..., *pixels)], flow, item.augmentation)
+    return Encoded(
+        item.latents[window],
+        item.image_latents[window],
+        item.picture[(..., *pixels)],
+        flow,
+        item.augmentation,
+    )
 
 
 class ClipBuffer:
     """The newest `capacity` clips, encoded."""
 
-    def __init__(self, vae: AutoencoderKLTemporalDecoder, photographs: Sequence[torch.Tensor], capacity: int) -> None:
+    def __init__(
+        self, vae: AutoencoderKLTemporalDecoder, photographs: Sequence[torch.Tensor], capacity: int
+    ) -> None:
         self.vae, self.photographs, self.capacity = vae, photographs, capacity
         self.items: list[Encoded] = []
 
@@ -83,7 +93,10 @@ class ClipBuffer:
         chosen = [crop(self.items[rng.integers(len(self.items))], *shape, rng) for _ in range(size)]
         buckets = [bucket_of(float(item.flow.norm(dim=-1).mean())) for item in chosen]
         rates = rng.choice([5, 6, 6, 6, 7, 9, 11, 23], size)
-        ids = [[rate, bucket, item.augmentation] for rate, bucket, item in zip(rates, buckets, chosen, strict=True)]
+        ids = [
+            [rate, bucket, item.augmentation]
+            for rate, bucket, item in zip(rates, buckets, chosen, strict=True)
+        ]
         return Batch(
             torch.stack([item.latents for item in chosen]).float(),
             torch.stack([item.image_latents for item in chosen]).float(),

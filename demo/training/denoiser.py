@@ -8,10 +8,12 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .scenes import FRAMES
+from .start import silence_branches
 
 CHANNELS = (64, 64, 128)
 EMBEDDING = 128
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NORM_SPREAD, NORM_SHIFT = 1.15, 4.0
 CLIP_SIZE = 224  # diffusers' pipeline has no other
 
 
@@ -21,7 +23,11 @@ def new_unet() -> UNetSpatioTemporalConditionModel:
         in_channels=8,
         out_channels=4,
         block_out_channels=CHANNELS,
-        down_block_types=("DownBlockSpatioTemporal", "DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+        down_block_types=(
+            "DownBlockSpatioTemporal",
+            "DownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal",
+        ),
         up_block_types=("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
         addition_time_embed_dim=64,
         projection_class_embeddings_input_dim=192,
@@ -48,6 +54,30 @@ def new_image_encoder() -> CLIPVisionModelWithProjection:
     )
 
 
+@torch.no_grad()
+def start_static(unet: UNetSpatioTemporalConditionModel, scale: float) -> None:
+    """The untrained UNet, under strong noise, predicts that every frame is the picture.
+
+    For v-prediction that is -scale * image latents. They run through the skip connection of the first
+    convolution: channel 2k is image + noisy latents, 2k + 1 the noisy ones alone, so that the last GroupNorm (of
+    pairs) keeps their difference, the image, with its mean.
+    """
+    silence_branches(unet)
+    shortcut = unet.up_blocks[-1].resnets[-1].spatial_res_block.conv_shortcut
+    for channel in range(4):
+        image, noisy = 2 * channel, 2 * channel + 1
+        for row in (image, noisy):
+            for conv in (unet.conv_in, shortcut):
+                conv.weight[row], conv.bias[row] = 0, 0
+            shortcut.weight[row, CHANNELS[0] + row] = 1
+            unet.conv_in.weight[row, channel, 1, 1] = 1
+            unet.conv_norm_out.weight[row], unet.conv_norm_out.bias[row] = NORM_SPREAD, NORM_SHIFT
+        unet.conv_in.weight[image, 4 + channel, 1, 1] = scale
+        unet.conv_out.weight[channel], unet.conv_out.bias[channel] = 0, 0
+        unet.conv_out.weight[channel, image, 1, 1] = -1
+        unet.conv_out.weight[channel, noisy, 1, 1] = 1
+
+
 def clip_pixels(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures f32 [B,3,H,W] in 0..1 as the pipeline feeds them to CLIP: f32 [B,3,224,224]."""
     resize = pipeline_stable_video_diffusion._resize_with_antialiasing
@@ -59,9 +89,10 @@ def clip_pixels(pictures: torch.Tensor) -> torch.Tensor:
 class Denoiser(nn.Module):
     """D(x, sigma): the UNet under EDM preconditioning with v-prediction (Karras et al., 2022; SVD, 2023)."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.unet, self.image_encoder = new_unet(), new_image_encoder()
+        start_static(self.unet, scale)
 
     def forward(
         self,
@@ -82,7 +113,9 @@ class Denoiser(nn.Module):
             time_ids: f32 [B,3], fps - 1, motion bucket, noise augmentation.
             keep: f32 [B], 0 where both image conditions are dropped.
         """
-        embedding = self.image_encoder(pixel_values=clip_pixels(pictures)).image_embeds[:, None] * keep.view(-1, 1, 1)
+        embedding = self.image_encoder(pixel_values=clip_pixels(pictures)).image_embeds[:, None] * keep.view(
+            -1, 1, 1
+        )
         image = (image_latents * keep.view(-1, 1, 1, 1))[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
         variance = sigma.view(-1, 1, 1, 1, 1) ** 2 + 1
         stacked = torch.cat([noisy / variance.sqrt(), image], dim=2)

@@ -14,7 +14,6 @@ import torch.nn.functional as F  # noqa: N812
 
 from . import textures
 from .motion import bucket_of, flow_of
-from .pictures import Picture
 
 FRAMES, HEIGHT, WIDTH, MARGIN = 14, 128, 192, 26
 CANVAS = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
@@ -72,7 +71,7 @@ def vector(values: Sequence[float]) -> torch.Tensor:
 def camera(rng: np.random.Generator) -> torch.Tensor:
     """Displacements of a pan, a zoom, a roll, or a mixture, with or without depth: f32 [F,H,W,2]."""
     grid, time = pixel_grid(), seconds()
-    pan, zoom, roll = rng.random(3) < (0.65, 0.6, 0.15)
+    pan, zoom, roll = rng.random(3) < (0.65, 0.6, 0.06)
     depth = torch.ones(HEIGHT, WIDTH, 1)
     if rng.random() < 0.5:
         slope = torch.linspace(-0.5, 0.5, HEIGHT).view(-1, 1, 1) * rng.uniform(0, 1)
@@ -227,12 +226,18 @@ def visible_flow(layers: Sequence[Layer]) -> torch.Tensor:
     flow = torch.zeros(HEIGHT, WIDTH, 2)
     for layer in layers:
         unit = layer.displacement[0] - layer.displacement[1]
-        seen = torch.ones(HEIGHT, WIDTH) if layer.mask is None else sample(layer.mask, still()[:1], "border")[0, 0]
+        seen = (
+            torch.ones(HEIGHT, WIDTH)
+            if layer.mask is None
+            else sample(layer.mask, still()[:1], "border")[0, 0]
+        )
         flow = torch.where(seen[..., None] > 0.5, unit, flow)
     return flow
 
 
-def make_clip(seed: int, photographs: Sequence[torch.Tensor] = (), kind: str | None = None, bucket: float | None = None) -> Clip:
+def make_clip(
+    seed: int, photographs: Sequence[torch.Tensor] = (), kind: str | None = None, bucket: float | None = None
+) -> Clip:
     """The clip of a seed; its kind and its motion are random unless given."""
     rng = np.random.default_rng(seed)
     names, weights = list(SCENES), [weight for _, weight in SCENES.values()]
@@ -240,7 +245,9 @@ def make_clip(seed: int, photographs: Sequence[torch.Tensor] = (), kind: str | N
     wanted = flow_of(rng.uniform(0, 255) if bucket is None else bucket)
     layers = SCENES[kind][0](rng, photographs)
     unit = visible_flow(layers).norm(dim=-1)
-    fastest = max(float((layer.displacement[1] - layer.displacement[0]).norm(dim=-1).max()) for layer in layers)
+    fastest = max(
+        float((layer.displacement[1] - layer.displacement[0]).norm(dim=-1).max()) for layer in layers
+    )
     speed = min(wanted / max(float(unit.mean()), 1e-3), FASTEST / max(fastest, 1e-3))
     frames, flow = blend(layers, speed)
     return Clip(frames.clamp(0, 1), flow * speed, bucket_of(float(unit.mean()) * speed), kind)

@@ -22,7 +22,9 @@ def smooth_noise(size: Size, cell: float, channels: int, rng: np.random.Generato
     return F.interpolate(seeds, size=size, mode="bicubic", align_corners=False)[0]
 
 
-def fractal(size: Size, cell: float, channels: int, rng: np.random.Generator, falloff: float = 0.5) -> torch.Tensor:
+def fractal(
+    size: Size, cell: float, channels: int, rng: np.random.Generator, falloff: float = 0.5
+) -> torch.Tensor:
     """A sum of octaves of `smooth_noise`, f32 [channels,H,W], about -1..1."""
     total, weight = torch.zeros(channels, *size), 1.0
     while cell > 2:
@@ -46,7 +48,9 @@ def fill(size: Size, rng: np.random.Generator) -> torch.Tensor:
     """The inside of one shape: a gradient with more or less texture, f32 [3,H,W] in 0..1."""
     height, width = size
     angle, base = rng.uniform(0, 2 * math.pi), colour(rng)
-    ramp = torch.linspace(-1, 1, height).view(-1, 1) * math.sin(angle) + torch.linspace(-1, 1, width) * math.cos(angle)
+    ramp = torch.linspace(-1, 1, height).view(-1, 1) * math.sin(angle) + torch.linspace(
+        -1, 1, width
+    ) * math.cos(angle)
     picture = base + (colour(rng) - base) * ramp * rng.uniform(0, 0.5)
     if rng.random() < 0.7:
         texture = fractal(size, rng.uniform(3, 40), 1, rng, rng.uniform(0.4, 0.9))
@@ -84,7 +88,10 @@ def dead_leaves(size: Size, rng: np.random.Generator) -> torch.Tensor:
         radius = min(height, width) * 0.55 * rng.uniform(0.04, 1) ** 1.8 + 2
         centre = rng.uniform(0, width), rng.uniform(0, height)
         top, left = max(0, int(centre[1] - 1.4 * radius)), max(0, int(centre[0] - 1.4 * radius))
-        bottom, right = min(height, int(centre[1] + 1.4 * radius) + 2), min(width, int(centre[0] + 1.4 * radius) + 2)
+        bottom, right = (
+            min(height, int(centre[1] + 1.4 * radius) + 2),
+            min(width, int(centre[0] + 1.4 * radius) + 2),
+        )
         window = (bottom - top, right - left)
         mask = outline(window, rng, radius, (centre[0] - left, centre[1] - top))
         region = picture[:, top:bottom, left:right]

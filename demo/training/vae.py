@@ -20,16 +20,17 @@ from torch import nn
 from . import pictures, scenes
 from .loop import Run, plot, set_learning_rate
 from .pictures import Picture
+from .start import slim, straighten, widen
 
 logger = logging.getLogger(__name__)
-CHANNELS = (32, 64, 128)
-CROP, STILLS, CLIPS, CLIP_FRAMES, POOL = 64, 16, 4, 4, 500
-PEAK_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 2e-3, 1e-6, 0.5
+CHANNELS = (96, 96, 96)
+CROP, STILLS, CLIPS, CLIP_FRAMES, POOL = 64, 8, 2, 4, 500
+PEAK_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 8e-4, 1e-6, 0.5
 
 
 def new_vae() -> AutoencoderKLTemporalDecoder:
     """An untrained autoencoder: 3 -> 4 channels, factor 4."""
-    return AutoencoderKLTemporalDecoder(
+    vae = AutoencoderKLTemporalDecoder(
         down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
         block_out_channels=CHANNELS,
         layers_per_block=1,
@@ -37,6 +38,8 @@ def new_vae() -> AutoencoderKLTemporalDecoder:
         sample_size=scenes.HEIGHT,
         force_upcast=True,
     )
+    straighten(vae)
+    return vae
 
 
 def fit(picture: torch.Tensor) -> torch.Tensor:
@@ -116,7 +119,9 @@ def reconstruction_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tenso
     return loss
 
 
-def vae_loss(vae: AutoencoderKLTemporalDecoder, images: torch.Tensor, frames: int, matrices: torch.Tensor | None):
+def vae_loss(
+    vae: AutoencoderKLTemporalDecoder, images: torch.Tensor, frames: int, matrices: torch.Tensor | None
+):
     """The loss of a batch [B,3,H,W] in -1..1, of clips of `frames`, and its plain mean squared error."""
     posterior = vae.encode(images).latent_dist
     latents = posterior.sample()
@@ -138,7 +143,9 @@ def ceiling(vae: nn.Module, picture: torch.Tensor) -> float:
 @torch.no_grad()
 def set_scaling_factor(vae: AutoencoderKLTemporalDecoder, pool: Pool) -> None:
     """Writes 1/std of the latents into the config."""
-    latents = torch.cat([vae.encode(pool.crops(np.random.default_rng(index))).latent_dist.mode() for index in range(8)])
+    latents = torch.cat(
+        [vae.encode(pool.crops(np.random.default_rng(index))).latent_dist.mode() for index in range(8)]
+    )
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     logger.info("latents: mean %s std %s", latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist())
 
@@ -166,8 +173,10 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run, vae = Run(out, minutes), new_vae().to(device)
-    optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
+    run, vae = Run(out, minutes), slim(new_vae()).to(device)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4, fused=True
+    )
     run.load(vae=vae, optimizer=optimizer)
     pool = Pool([picture.load() for picture in pictures.TRAINING], seed=run.step)
     held_out = [fit(Picture.load(picture)) for picture in pictures.HELD_OUT]
@@ -187,7 +196,7 @@ def train(
             run.report(held_out_psnr=sum(scores) / len(scores))
             run.save(vae=vae, optimizer=optimizer)
     set_scaling_factor(vae.eval().cpu(), pool)
-    vae.save_pretrained(out / "vae")
+    widen(vae, new_vae()).save_pretrained(out / "vae")
     plot(out / "losses.csv", out / "losses.png")
 
 

@@ -18,6 +18,7 @@ from . import pictures
 from .buffer import Batch, ClipBuffer
 from .denoiser import Denoiser, v_loss
 from .loop import Run, plot, set_learning_rate
+from .start import slim
 
 logger = logging.getLogger(__name__)
 SIGMA_MEAN, SIGMA_STD = 1.0, 1.6  # of ln sigma, as SVD trained at high resolution
@@ -32,7 +33,9 @@ def noise_levels(size: int, generator: torch.Generator) -> torch.Tensor:
     return (torch.randn(size, generator=generator) * SIGMA_STD + SIGMA_MEAN).exp()
 
 
-def train_step(denoiser: nn.Module, batch: Batch, seed: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def train_step(
+    denoiser: nn.Module, batch: Batch, seed: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses [B] and noise levels [B] of one batch."""
     generator = torch.Generator().manual_seed(seed)
     sigma = noise_levels(len(batch.clean), generator)
@@ -59,9 +62,14 @@ def shape_of(run: Run, windows_until: float) -> tuple[int, tuple[int, int]]:
     return (WINDOWS_A_STEP, WINDOW) if run.share < windows_until else (WHOLES_A_STEP, WHOLE)
 
 
+def scaling_factor(vae_folder: Path) -> float:
+    """1/std of the latents of an autoencoder's folder."""
+    return float(AutoencoderKLTemporalDecoder.load_config(vae_folder)["scaling_factor"])
+
+
 def filled_buffer(vae_folder: Path, device: str, first: int) -> ClipBuffer:
     """A buffer with its first clips; seeds from `first` on."""
-    vae = AutoencoderKLTemporalDecoder.from_pretrained(vae_folder).to(device).eval()
+    vae = slim(AutoencoderKLTemporalDecoder.from_pretrained(vae_folder)).to(device).eval()
     clips = ClipBuffer(vae, [picture.load() for picture in pictures.TRAINING], CAPACITY)
     for index in range(FIRST_CLIPS):
         clips.add(first + index)
@@ -80,9 +88,11 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run, denoiser = Run(out, minutes), Denoiser().to(device)
+    run, denoiser = Run(out, minutes), Denoiser(scaling_factor(vae)).to(device)
     average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
-    optimizer = torch.optim.AdamW(denoiser.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     run.load(denoiser=denoiser, average=average, optimizer=optimizer)
     clips = filled_buffer(vae, device, run.step)
     logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)

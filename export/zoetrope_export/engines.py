@@ -48,7 +48,8 @@ def _to_openvino(graph: Path, path: Path) -> None:
     """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled."""
     import openvino
 
-    openvino.save_model(openvino.convert_model(graph), path, compress_to_fp16=False)
+    # Not `convert_model`: it reports its use to its vendor, from a forked process.
+    openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
     _logger.info("wrote %s", path)
 
 

@@ -40,7 +40,9 @@ def serve(
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for Triton's log (default stderr).")] = None,
     log_verbose: Annotated[int | None, typer.Option(help="Triton's verbose level (default 0).")] = None,
-    log_level: Annotated[str, typer.Option(help=f"Level of our own log: {', '.join(_LEVELS)}.")] = "info",
+    log_level: Annotated[
+        str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
+    ] = "info",
 ) -> None:
     """Serve a model repository with Triton until a signal.
 

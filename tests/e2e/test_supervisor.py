@@ -130,6 +130,11 @@ class Server:
             response = connection.getresponse()
             return response.status, json.loads(response.read())
 
+    def ready(self):
+        with contextlib.suppress(OSError):  # it may end any time
+            return self.probe("/readyz")[0] == 200
+        return False
+
     def stub(self, model):
         children = psutil.Process(self.endpoints["triton_pid"]).children()
         return next(child.pid for child in children if f"/{model}/1/model.py" in " ".join(child.cmdline()))
@@ -197,6 +202,15 @@ def processes_of(run_dir):
             if str(run_dir) in text and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def tritons(server):
+    """The tritonservers of the supervisor that run."""
+    try:
+        children = psutil.Process(server.process.pid).children()
+        return [child for child in children if "tritonserver" in child.name() and child.status() != "zombie"]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def wait_until(condition, timeout=20):
@@ -305,8 +319,8 @@ def test_a_dead_stage_process_ends_the_server(start, stream, victim):
     pid = server.stub(victim)
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    status, body = server.probe("/readyz")
-    assert (status, body["reason"]) == (503, f"stage process {victim} (pid {pid}) died")
+    wait_until(lambda: server.probe("/readyz")[0] == 503, timeout=1)
+    assert server.probe("/readyz")[1]["reason"] == f"stage process {victim} (pid {pid}) died"
     _, error = running.next(2)
     assert time.monotonic() - began < 2
     if victim == "echo":  # the model that holds the stream lives and can say why
@@ -324,20 +338,31 @@ def test_a_dead_tritonserver_ends_the_server(start, stream):
     assert "tritonserver (pid" in server.stderr()
 
 
-def test_restart_comes_back_on_the_same_ports(start):
+@pytest.mark.parametrize("victim", ["echo", "tritonserver"])
+def test_restart_comes_back_on_the_same_ports(start, stream, victim):
     server = start("--restart").wait_ready()
-    for victim in (server.stub("echo"), server.endpoints["triton_pid"]):
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: server.probe("/readyz")[0] == 503, timeout=1)
-        assert server.probe("/livez")[0] == 200
-        wait_until(lambda: server.probe("/readyz")[0] == 200)
-        assert infer(server, [3.0]) == [3.0]
-        triton = [
-            process for process in psutil.Process(server.process.pid).children() if "triton" in process.name()
-        ]
-        server.endpoints["triton_pid"] = triton[0].pid
+    running = stream(server, 60.0)
+    triton = server.endpoints["triton_pid"]
+    os.kill(triton if victim == "tritonserver" else server.stub(victim), signal.SIGKILL)
+    wait_until(lambda: server.probe("/readyz")[0] == 503, timeout=1)
+    assert server.probe("/livez")[0] == 200
+    assert running.next(2)[1] is not None
+    wait_until(lambda: server.probe("/readyz")[0] == 200)
+    assert not psutil.pid_exists(triton)
+    assert infer(server, [3.0]) == [3.0]
     server.process.send_signal(signal.SIGTERM)
     assert server.end() == 0
+
+
+def test_a_crash_loop_ends(start):
+    server = start("--restart").wait_ready()
+    for _ in range(6):
+        (triton,) = tritons(server)
+        triton.kill()
+        psutil.wait_procs([triton], timeout=5)
+        wait_until(lambda: server.process.poll() is not None or (tritons(server) and server.ready()))
+    assert server.end() == 3
+    assert "too many restarts" in server.stderr()
 
 
 def test_a_broken_model_ends_the_start_with_its_reason(start, repository):

@@ -55,4 +55,5 @@ COMMANDS = {
     "allocate": allocate,
     "lock": hold_the_lock,
     "brief": lambda: time.sleep(0.3),
+    "second": lambda: time.sleep(1),
 }

@@ -1,11 +1,8 @@
 """The sync client against a real gRPC server over a real socket."""
 
-import gc
 import io
 import socket
 import threading
-import time
-from contextlib import closing
 
 import grpc
 import grpc_server as scripts
@@ -210,58 +207,6 @@ def test_the_server_dies_in_the_middle():
         next(responses)
     with client, pytest.raises((ConnectionLost, Cancelled)):
         list(responses)
-
-
-def leave_by_break(responses):
-    for _ in responses:
-        break
-    del responses
-    gc.collect()
-
-
-def leave_by_close(responses):
-    next(responses)
-    responses.close()
-
-
-def leave_by_exception(responses):
-    with pytest.raises(KeyboardInterrupt), closing(responses):
-        for _ in responses:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("leave", [leave_by_break, leave_by_close, leave_by_exception])
-def test_leaving_early_cancels_on_the_server(leave):
-    with serving(scripts.endless) as server, client_of(server) as client:
-        leave(client.stream(IMAGE))
-        assert server.cancelled.wait(5)
-
-
-def test_closing_the_client_cancels_what_runs():
-    with serving(scripts.endless) as server:
-        with client_of(server) as client:
-            responses = client.stream(IMAGE)
-            next(responses)
-        assert server.cancelled.wait(5)
-        with pytest.raises(Cancelled):
-            list(responses)
-
-
-def test_a_finished_stream_is_not_cancelled():
-    with serving(scripts.normal) as server, client_of(server) as client:
-        client.generate(IMAGE)
-        time.sleep(0.1)
-        assert not server.cancelled.is_set()
-
-
-@pytest.mark.parametrize("script", [scripts.endless, scripts.silent])
-def test_a_deadline_ends_the_wait_and_cancels_on_the_server(script):
-    with serving(script) as server, client_of(server) as client:
-        began = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            client.generate(IMAGE, deadline_s=0.3)
-        assert 0.2 < time.monotonic() - began < 3
-        assert server.cancelled.wait(5)
 
 
 def test_no_server_there():

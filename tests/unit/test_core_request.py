@@ -6,14 +6,13 @@ import math
 import string
 
 import pytest
-from fakes import MANIFEST
 from hypothesis import given
 from hypothesis import strategies as st
+from request_cases import FIELDS, RULES, assert_names
 
 from zoetrope_core.errors import InvalidRequest
-from zoetrope_core.request import MAX_BYTES, GenerateRequest, ValidRequest, field_rules
+from zoetrope_core.request import MAX_BYTES, GenerateRequest
 
-RULES = field_rules()
 NUMBERS = {name: rule for name, rule in RULES.items() if rule.type in (int, float) and not rule.choices}
 INTEGERS = [name for name, rule in NUMBERS.items() if rule.type is int]
 FLOATS = [name for name, rule in NUMBERS.items() if rule.type is float]
@@ -22,18 +21,6 @@ FLAGS = [name for name, rule in RULES.items() if rule.type is bool]
 OPTIONAL = [entry.name for entry in dataclasses.fields(GenerateRequest) if entry.default is None]
 
 
-def values(rule):
-    """A strategy of all that a rule accepts."""
-    if rule.choices:
-        return st.sampled_from(rule.choices)
-    if rule.type is bool:
-        return st.booleans()
-    if rule.type is int:
-        return st.integers(rule.low, rule.high)
-    return st.floats(rule.low, rule.high) | st.integers(int(rule.low), int(rule.high))
-
-
-FIELDS = st.fixed_dictionaries({}, optional={name: values(rule) for name, rule in RULES.items()})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -49,15 +36,6 @@ def refused(data):
     assert len(raised.value.message) < 1000
     assert raised.value.to_event()["code"] == "invalid_argument"
     return raised.value
-
-
-def assert_names(error, field, value, allowed):
-    assert error.message.startswith(f"{field}: ")
-    assert value in error.message
-    assert allowed in error.message
-    assert error.details["field"] == field
-    assert value in error.details["value"]
-    assert allowed in error.details["allowed"]
 
 
 @given(FIELDS)
@@ -283,76 +261,6 @@ def test_any_bytes_are_a_request_or_an_invalid_request(data):
 def test_any_other_name_is_refused(name):
     if name not in RULES and name != "version":
         assert refused({name: 1}).details["field"] == name
-
-
-class TestValidate:
-    """Against MANIFEST: sizes 32x48 (default) and 48x32 (h x w), 6 frames (default) or 3, chunk 4."""
-
-    def test_defaults_are_the_checkpoints(self):
-        valid = GenerateRequest().validate(MANIFEST, drawn_seed=99)
-        assert isinstance(valid, ValidRequest)
-        assert (valid.size, valid.num_frames, valid.decode_chunk_size, valid.seed) == ((32, 48), 6, 4, 99)
-
-    def test_a_seed_that_is_given_is_kept_even_zero(self):
-        assert GenerateRequest(seed=0).validate(MANIFEST, drawn_seed=99).seed == 0
-
-    def test_all_other_fields_are_kept(self):
-        request = GenerateRequest(fps=12, quality=3, schedule="ays", fit="pad", stream_frames=True)
-        valid = request.validate(MANIFEST)
-        assert all(getattr(valid, name) == getattr(request, name) for name in request.to_dict())
-
-    @pytest.mark.parametrize(
-        ("given_size", "size"),
-        [
-            ({"width": 48, "height": 32}, (32, 48)),
-            ({"width": 32, "height": 48}, (48, 32)),
-            ({"width": 32}, (48, 32)),
-            ({"height": 48}, (48, 32)),
-            ({"width": 48}, (32, 48)),
-        ],
-        ids=str,
-    )
-    def test_one_side_brings_the_other(self, given_size, size):
-        assert GenerateRequest(**given_size).validate(MANIFEST).size == size
-
-    @pytest.mark.parametrize(
-        ("given_size", "field"),
-        [
-            ({"width": 40}, "width"),
-            ({"height": 40}, "height"),
-            ({"width": 40, "height": 40}, "width"),
-            ({"width": 48, "height": 40}, "height"),
-            ({"width": 48, "height": 48}, "height"),
-        ],
-        ids=str,
-    )
-    def test_a_size_that_is_not_served_is_refused(self, given_size, field):
-        with pytest.raises(InvalidRequest) as raised:
-            GenerateRequest(**given_size).validate(MANIFEST)
-        value = str(given_size.get(field))
-        assert_names(raised.value, field, value, "one of 48x32, 32x48")
-
-    @pytest.mark.parametrize("frames", [1, 2, 4, 7, 1024])
-    def test_a_frame_count_that_is_not_served_is_refused(self, frames):
-        with pytest.raises(InvalidRequest) as raised:
-            GenerateRequest(num_frames=frames).validate(MANIFEST)
-        assert_names(raised.value, "num_frames", str(frames), "one of 6, 3")
-
-    @pytest.mark.parametrize(("asked", "frames", "chunk"), [(None, 3, 3), (2, 6, 2), (1024, 6, 6), (5, 3, 3)])
-    def test_a_chunk_is_never_longer_than_the_video(self, asked, frames, chunk):
-        valid = GenerateRequest(decode_chunk_size=asked, num_frames=frames).validate(MANIFEST)
-        assert valid.decode_chunk_size == chunk
-
-    @given(FIELDS)
-    def test_what_is_valid_stays_so_and_is_the_same_when_sent_again(self, fields):
-        try:
-            valid = GenerateRequest(**fields).validate(MANIFEST, drawn_seed=5)
-        except InvalidRequest:
-            return
-        assert None not in dataclasses.astuple(valid)
-        assert valid.size in MANIFEST.sizes and valid.num_frames in MANIFEST.num_frames
-        again = GenerateRequest.from_json(json.dumps(valid.to_dict())).validate(MANIFEST, drawn_seed=6)
-        assert again == valid
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -38,8 +38,11 @@ def python(tmp_path):
     library = tmp_path / "lib"
     library.mkdir()
     (library / "libpython3.11.so.1.0").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    (tmp_path / "bin" / "python3").symlink_to("python")
     return PythonFacts(
-        executable=Path("/venv/bin/python"),
+        executable=tmp_path / "bin" / "python",
         version=(3, 11),
         library="libpython3.11.so.1.0",
         library_dirs=(tmp_path / "nowhere", library),
@@ -83,7 +86,8 @@ def test_no_triton_at_all(python):
             "embedded Triton 2.51 corrupts tensors under numpy 2.1.0: pip install 'numpy<2'",
         ),
         ({"numpy": None}, "numpy is not installed"),
-        ({"library_dirs": ()}, "/venv/bin/python has no shared libpython3.11.so.1.0.*--enable-shared"),
+        ({"library_dirs": ()}, "bin/python has no shared libpython3.11.so.1.0.*--enable-shared"),
+        ({"executable": Path("/bin/sh")}, "environment of /bin/python3, which is not /bin/sh: .*virtual"),
         ({"version": (3, 14)}, r"no stub for Python 3.14 \(it has: 3.10, 3.11\)"),
     ],
 )

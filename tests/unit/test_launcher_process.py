@@ -146,10 +146,10 @@ def test_a_closed_log_does_not_block_triton(start):
         (
             [
                 'E1121 02:15:06.132443 12654 server.cc:241] "CudaDriverHelper has not been initialized."',
-                "E1121 02:15:06.4 12 lifecycle.cc:642] \"failed to load 'unet' version 1: Internal: boom\"",
+                "E1121 02:15 12 x.cc:6] \"failed to load 'unet' version 1: Internal: boom\\n\\nAt:\\n  x\"",
                 "error: creating server: Internal - failed to load all models",
             ],
-            "failed to load 'unet' version 1: Internal: boom",
+            "failed to load 'unet' version 1: Internal: boom At: x",
         ),
         (
             [

@@ -8,11 +8,13 @@ import time
 
 import pytest
 
+from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.shm import ShmClaim, sweep
 from zoetrope_server.launcher.undertaker import Undertaker, kill_group
 
 HOLDER = """
 import sys, time, pathlib
+from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.shm import ShmClaim
 claim = ShmClaim(pathlib.Path(sys.argv[1]))
 pathlib.Path(sys.argv[1], claim.prefix + "page").touch()
@@ -71,6 +73,11 @@ def test_the_living_are_left_alone_and_the_dead_are_swept(tmp_path, holder):
     holder.wait()
     assert sweep(tmp_path) == [holder.prefix]
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(LaunchError, match="needs to write .*/missing"):
+        ShmClaim(tmp_path / "missing")
 
 
 def test_a_new_claim_sweeps(tmp_path, holder):

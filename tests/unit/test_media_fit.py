@@ -6,6 +6,7 @@ from typing import cast, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_server.media.fit import FitMode, fit
@@ -73,6 +74,16 @@ def test_shrinking_averages_instead_of_picking() -> None:
     checks = np.indices((512, 512)).sum(0) % 2 * np.uint8(255)
     image = fit(np.repeat(checks[..., None], 3, -1).astype(np.uint8), (64, 64))
     assert np.abs(image[4:-4, 4:-4].astype(int) - 128).max() <= 3
+
+
+@pytest.mark.parametrize("mode", get_args(FitMode))
+def test_shortcuts_do_not_show(mode: FitMode) -> None:
+    """Shrinking in two steps is a matter of speed only."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((1200, 900), Image.Resampling.BICUBIC))
+    exact = coarse.resize((1200, 900), Image.Resampling.BICUBIC).resize((200, 150), Image.Resampling.LANCZOS)
+    assert np.abs(fit(image, (150, 200), mode).astype(int) - np.asarray(exact)).mean() < 0.5
 
 
 def test_an_unknown_mode_is_refused() -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from zoetrope_server.media.decode import ImageLimits
 from zoetrope_server.media.workers import DecodeWorkers
 
 HOSTILE = "media_hostile:decode"
-LIMITS = ImageLimits(timeout_s=1.0)
+LIMITS = ImageLimits(timeout_s=2.0)
 
 Start = Callable[..., DecodeWorkers]
 
@@ -92,8 +93,8 @@ async def test_a_large_picture_comes_back_whole(start: Start) -> None:
 
 
 FATAL = {
-    "sleep": "took longer than 1 s",
-    "lock": "took longer than 1 s",
+    "sleep": "took longer than 2 s",
+    "lock": "took longer than 2 s",
     "exit": "crashed",
     "kill": "crashed",
     "crash": "crashed",
@@ -119,12 +120,7 @@ async def test_a_hostile_image_hurts_only_itself(start: Start, command: str) -> 
     assert isinstance(error, InvalidImage) and FATAL[command] in error.message
     assert error.details["field"] == "image"
     assert [int(result[0, 0, 0]) for result in results] == [4, 5, 6]  # type: ignore[index]
-
-
-@pytest.mark.parametrize("command", FATAL)
-async def test_the_next_image_is_decoded(start: Start, command: str) -> None:
-    pool = start(workers=1)
-    for _ in range(2):
+    for _ in range(2):  # both workers, the replaced one and the other
         with pytest.raises(InvalidImage, match=FATAL[command]):
             await pool.decode(command.encode())
         assert (await pool.decode(b"fine"))[0, 0, 0] == 4
@@ -149,18 +145,18 @@ async def test_details_of_a_refusal_survive(start: Start) -> None:
 
 
 async def test_time_spent_waiting_does_not_count(start: Start) -> None:
-    """Six images of 0.3 s take a single worker longer than its limit of 1 s an image."""
+    """Eight images of 0.3 s take a single worker longer than its limit of 2 s an image."""
     pool = start(workers=1)
-    results = await asyncio.gather(*(pool.decode(b"brief") for _ in range(6)))
-    assert len(results) == 6
+    results = await asyncio.gather(*(pool.decode(b"brief") for _ in range(8)))
+    assert len(results) == 8
 
 
 async def test_workers_work_at_the_same_time(start: Start) -> None:
-    pool = start(workers=3)
+    pool = start(ImageLimits(timeout_s=20), workers=3)
     await asyncio.gather(*(pool.decode(b"brief") for _ in range(3)))  # all are ready now
     began = time.monotonic()
-    await asyncio.gather(*(pool.decode(b"brief") for _ in range(3)))
-    assert time.monotonic() - began < 0.8
+    await asyncio.gather(*(pool.decode(b"second") for _ in range(3)))
+    assert time.monotonic() - began < 2.2
 
 
 async def test_a_blocked_event_loop_is_not_a_slow_image(start: Start) -> None:
@@ -168,7 +164,7 @@ async def test_a_blocked_event_loop_is_not_a_slow_image(start: Start) -> None:
     await pool.decode(b"fine")
     task = asyncio.ensure_future(pool.decode(b"fine"))
     await asyncio.sleep(0.01)
-    time.sleep(1.2)
+    time.sleep(2.2)
     assert (await task)[0, 0, 0] == 4
 
 
@@ -362,7 +358,7 @@ def test_pixels_cannot_be_changed_or_cut_afterwards() -> None:
 # ---- parents of other kinds
 
 
-def run_parent(tmp_path: Path, body: str) -> str:
+def parent(body: str) -> str:
     return (
         textwrap.dedent(
             """
@@ -378,11 +374,11 @@ def run_parent(tmp_path: Path, body: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["sleep", "lock", "idle"])
-def test_workers_die_with_a_killed_parent(tmp_path: Path, command: str) -> None:
-    script = run_parent(
-        tmp_path,
+def test_workers_die_with_a_killed_parent(command: str) -> None:
+    script = parent(
         f"""
-        pool = DecodeWorkers(ImageLimits(timeout_s=1.0 if {command!r} == "lock" else 50), function={HOSTILE!r})
+        limits = ImageLimits(timeout_s=1.0 if {command!r} == "lock" else 50)
+        pool = DecodeWorkers(limits, function={HOSTILE!r})
         await pool.decode(b"fine")
         task = asyncio.ensure_future(pool.decode({command.encode()!r}))
         await asyncio.sleep(0.3)
@@ -391,22 +387,21 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path, command: str) -> None:
         """,
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as parent:
-        assert parent.stdout is not None and parent.stdout.readline() == b"busy\n"
-        children = psutil.Process(parent.pid).children()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"busy\n"
+        children = psutil.Process(process.pid).children()
         assert len(children) == 2
-        parent.kill()
-    gone, alive = psutil.wait_procs(children, timeout=15)
+        process.kill()
+    gone, alive = psutil.wait_procs(children, timeout=60)
     for child in alive:
         child.kill()
     assert not alive
 
 
 def test_a_parent_that_is_no_script(tmp_path: Path) -> None:
-    """As in a Triton stub: an embedded interpreter, where __main__ has no file and sys.executable misleads."""
+    """As in a Triton stub: embedded, so that __main__ has no file and sys.executable misleads."""
     data, _ = picture()
-    script = run_parent(
-        tmp_path,
+    script = parent(
         f"""
         assert not hasattr(sys.modules["__main__"], "__file__")
         sys.executable = "/no/such/stub"
@@ -416,22 +411,16 @@ def test_a_parent_that_is_no_script(tmp_path: Path) -> None:
         """,
     )
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-"],
-        input=script.encode(),
-        capture_output=True,
-        cwd=tmp_path,
-        timeout=60,
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, cwd=tmp_path, timeout=60
     )
     assert result.stdout == b"(32, 48, 3)\n" and result.stderr == b""
 
 
-def test_a_loop_in_another_thread(tmp_path: Path) -> None:
-    """As in a Triton stub: made in one thread, used by a loop in another, and what is printed is its own."""
+def test_a_loop_in_another_thread() -> None:
+    """As in a Triton stub: made in one thread, used by a loop in another."""
     data, _ = picture()
     pool = DecodeWorkers()
     with asyncio.Runner() as runner:
-        import threading
-
         results: list[np.ndarray] = []
         thread = threading.Thread(target=lambda: results.append(runner.run(pool.decode(data))))
         thread.start()

@@ -78,6 +78,7 @@ def embedded_installation(package: Path | None, python: PythonFacts, wheel: str 
         version=_TRITON_OF_WHEEL.get(".".join((wheel or "").split(".")[:2]), _OLDEST),
         embedded=True,
     )
+    _check_interpreter(python)
     _check_stub(root, python)
     _check_numpy(python, installation.version)
     return installation
@@ -184,6 +185,15 @@ def _libpython_dir(python: PythonFacts) -> Path:
             "--enable-shared (pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared), or run in a Triton container"
         )
     return folder
+
+
+def _check_interpreter(python: PythonFacts) -> None:
+    found = python.executable.parent / "python3"
+    if not found.exists() or found.resolve() != python.executable.resolve():
+        raise LaunchError(
+            f"stage processes would take the environment of {found}, which is not {python.executable}: "
+            "install Zoetrope into a virtual environment"
+        )
 
 
 def _check_stub(root: Path, python: PythonFacts) -> None:

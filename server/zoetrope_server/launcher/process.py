@@ -174,7 +174,7 @@ def failure_reason(lines: Sequence[str]) -> str:
         for line in lines:
             match = re.search(pattern, line)
             if match and (text := match[match.lastindex or 0].strip().strip('"')):
-                return text
+                return " ".join(text.replace("\\n", " ").split())  # Triton escapes line ends in its log
     return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
 

@@ -15,6 +15,8 @@ import os
 import secrets
 from pathlib import Path
 
+from zoetrope_server.launcher.errors import LaunchError
+
 _logger = logging.getLogger(__name__)
 SHM = Path("/dev/shm")
 _LOCK = ".lock"
@@ -24,12 +26,19 @@ class ShmClaim:
     """A prefix in /dev/shm that belongs to this process until `release` or its death."""
 
     def __init__(self, folder: Path = SHM) -> None:
-        """Removes what dead servers have left, then claims a new prefix."""
+        """Removes what dead servers have left, then claims a new prefix.
+
+        Raises:
+            LaunchError: the folder cannot be written.
+        """
         sweep(folder)
         self.prefix = f"zoetrope-{secrets.token_hex(6)}-"
         self.lock_path = folder / (self.prefix + _LOCK)
         self._folder = folder
-        self._lock = _locked(self.lock_path, os.O_CREAT | os.O_EXCL)
+        try:
+            self._lock: int | None = _create_locked(self.lock_path)
+        except OSError as error:
+            raise LaunchError(f"Triton's python backend needs to write {folder}: {error}") from error
 
     def clear(self) -> int:
         """Removes the pages, keeps the claim; returns how many there were. Only when no process uses them."""
@@ -49,7 +58,7 @@ def sweep(folder: Path = SHM) -> list[str]:
     swept = []
     for path in folder.glob(f"zoetrope-*-{_LOCK}"):
         with contextlib.suppress(OSError):
-            lock = _locked(path, 0)
+            lock = _locked(path)
             if lock is None:
                 continue
             prefix = path.name.removesuffix(_LOCK)
@@ -70,9 +79,21 @@ def remove_pages(folder: Path, prefix: str) -> int:
     return len(pages)
 
 
-def _locked(path: Path, flags: int) -> int | None:
+def _create_locked(path: Path) -> int:
+    """A descriptor that holds the lock of a new file; the file has its name only once it is locked.
+
+    Otherwise a sweep between the two could take it for the lock of a dead server.
+    """
+    nameless = path.with_name("." + path.name)
+    descriptor = os.open(nameless, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    nameless.rename(path)
+    return descriptor
+
+
+def _locked(path: Path) -> int | None:
     """A descriptor that holds the exclusive lock on the file; None while somebody else does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -30,8 +30,7 @@ _logger = logging.getLogger(__name__)
 _TICK_S = 0.1
 _FAIL_TIMEOUT_S = 0.5
 _ERRORS_OUT_S = 1.0
-_EXIT_S = 15.0
-_EXIT_AFTER_FAILURE_S = 5.0
+_EXIT_S = 5.0
 
 
 class ExitCode(IntEnum):
@@ -188,29 +187,37 @@ class Supervisor:
     def _drain(self, control: ControlClient, triton: TritonProcess, watch: ProcessWatch) -> ExitCode:
         """Refuses new work, waits for the old, then ends Triton."""
         self._health = Health(phase=Phase.DRAINING, reason="the server is shutting down")
-        deadline = time.monotonic() + self._settings.grace_period_s
-        _logger.info("draining for at most %g s", self._settings.grace_period_s)
-        drained = not control.exists()
-        while not drained and time.monotonic() < deadline and self._stops < 2:
-            lost = watch.first_dead()
+        grace_s = self._settings.grace_period_s
+        _logger.info("draining for at most %g s", grace_s)
+        if control.exists():
+            code = self._wait_until_idle(control, triton, watch, grace_s)
+            if code is not ExitCode.PROCESS_LOST:
+                # A client that keeps an idle stream open keeps Triton from unloading (seen in 2.51), so the
+                # patience is short, and a kill hurts nobody.
+                triton.stop(_EXIT_S, self._forced)
+        else:
+            exited = triton.stop(max(grace_s, _EXIT_S), self._forced)
+            code = ExitCode.OK if exited else ExitCode.GRACE_EXCEEDED
+        return ExitCode.FORCED if self._forced() else code
+
+    def _wait_until_idle(
+        self, control: ControlClient, triton: TritonProcess, watch: ProcessWatch, grace_s: float
+    ) -> ExitCode:
+        deadline = time.monotonic() + grace_s
+        while not _drained(control):
+            lost = watch.first_dead(_TICK_S)
             if lost is not None:
                 return self._lose(control, triton, lost)
-            drained = _drained(control)
-            if not drained:
-                watch.first_dead(_TICK_S)
-        if self._stops > 1:
-            return ExitCode.FORCED
-        return self._end(control, triton, drained, deadline)
+            if self._forced():
+                return ExitCode.FORCED
+            if time.monotonic() > deadline:
+                _logger.warning("the grace period is over; requests are still running")
+                _fail_requests(control, "the server shut down before the video was done")
+                return ExitCode.GRACE_EXCEEDED
+        return ExitCode.OK
 
-    def _end(self, control: ControlClient, triton: TritonProcess, drained: bool, deadline: float) -> ExitCode:
-        if not drained:
-            _logger.warning("the grace period is over; requests are still running")
-            _fail_requests(control, "the server shut down before the video was done")
-        patience = max(_EXIT_S, deadline - time.monotonic()) if drained else _EXIT_AFTER_FAILURE_S
-        exited = triton.stop(patience, lambda: self._stops > 1)
-        if self._stops > 1:
-            return ExitCode.FORCED
-        return ExitCode.OK if drained and exited else ExitCode.GRACE_EXCEEDED
+    def _forced(self) -> bool:
+        return self._stops > 1
 
 
 def _drained(control: ControlClient) -> bool:

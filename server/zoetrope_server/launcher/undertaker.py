@@ -52,7 +52,8 @@ def main(lock: Path, group: int, folder: Path) -> None:
     # Without the file another server has swept already, and the processes may still be there.
     with contextlib.suppress(FileNotFoundError):
         fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
-    kill_group(group, patience_s=5.0)
+    # Short: what is killed writes no more pages, and its zombies wait for an init that may take seconds.
+    kill_group(group, patience_s=0.5)
     for page in lock.parent.glob(lock.name.removesuffix(".lock") + "*"):
         page.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -19,9 +20,11 @@ from zoetrope_server.launcher.ports import choose_ports
 from zoetrope_server.launcher.process import TritonProcess
 from zoetrope_server.launcher.python import PythonFacts
 from zoetrope_server.launcher.settings import ServeSettings
-from zoetrope_server.launcher.shm import ShmClaim
+from zoetrope_server.launcher.shm import SHM, ShmClaim
 from zoetrope_server.launcher.undertaker import Undertaker
 
+_logger = logging.getLogger(__name__)
+_ENOUGH_SHM = 512 << 20
 _CONTROL_SOCKET = "control.sock"
 _LONGEST_SOCKET_PATH = 107  # sun_path has 108 bytes with the closing zero
 _ROOM = len("/zoetrope-12345678/" + _CONTROL_SOCKET)
@@ -46,6 +49,7 @@ class Workspace:
             self._log = self._open_log()
             self._folder = make_runtime_dir()
             self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            _warn_about_little_shm()
             self._claim = ShmClaim()
             self._stack.callback(self._claim.release)
             self._backends = assemble_backends(self._installation, self._python, self._folder)
@@ -109,6 +113,19 @@ class Workspace:
             return self._stack.enter_context(path.open("ab"))
         except OSError as error:
             raise LaunchError(f"cannot write the log file: {error}") from error
+
+
+def _warn_about_little_shm() -> None:
+    """Containers get 64 MB of it by default, and a full one kills stage processes with SIGBUS."""
+    total = shutil.disk_usage(SHM).total if SHM.is_dir() else 0
+    if total < _ENOUGH_SHM:
+        _logger.warning(
+            "%s has only %d MB, and all tensors travel through it: give a container at least %d MB "
+            "(docker run --shm-size, or an emptyDir of medium Memory)",
+            SHM,
+            total >> 20,
+            _ENOUGH_SHM >> 20,
+        )
 
 
 def check_repository(path: Path) -> Path:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
+_SHUT_DOWN = "image decoding has been shut down"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
 _DECODE_IMAGE = "zoetrope_server.media.decode:decode_image"
@@ -113,19 +114,11 @@ class _Worker:
     def start(self) -> _Running:
         """The process, started when none is running; does not wait until it is ready."""
         if self._closed:
-            raise MediaFailed("image decoding has been shut down")
+            raise MediaFailed(_SHUT_DOWN)
         if self._running is not None and self._running.process.poll() is None:
             return self._running
         self.kill()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            try:
-                process = _spawn(theirs, self._function, self._limits)
-            except OSError as error:
-                ours.close()
-                raise MediaFailed(f"an image decoder could not be started: {error}") from error
-        self._running = _Running(process=process, channel=ours)
+        self._running = _start(self._function, self._limits)
         return self._running
 
     def kill(self) -> None:
@@ -169,7 +162,9 @@ class _Worker:
             await _receive(running.channel, _START_TIMEOUT_S)
         except (OSError, EOFError) as error:
             self.kill()
-            raise MediaFailed("an image decoder could not be started") from error
+            raise MediaFailed(
+                _SHUT_DOWN if self._closed else "an image decoder could not be started"
+            ) from error
         running.ready = True
         return running
 
@@ -195,7 +190,7 @@ class _Worker:
 
     def _lost(self, error: Exception) -> ZoetropeError:
         if self._closed:
-            return MediaFailed("image decoding has been shut down")
+            return MediaFailed(_SHUT_DOWN)
         logger.warning("a decode worker was lost: %r", error)
         return refusal("the image crashed the decoder")
 
@@ -223,7 +218,7 @@ async def _receive(channel: socket.socket, timeout_s: float) -> tuple[bytes, lis
     loop.add_reader(channel, _settle, arrived)
     try:
         # A loop that was blocked past the deadline finds timer and answer together: look for the answer.
-        with contextlib.suppress(TimeoutError):
+        if True:
             async with asyncio.timeout(timeout_s):
                 await arrived
     finally:
@@ -242,19 +237,25 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _spawn(channel: socket.socket, function: str, limits: ImageLimits) -> subprocess.Popen[bytes]:
+def _start(function: str, limits: ImageLimits) -> _Running:
+    command = [_python(), "-P", "-m", "zoetrope_server.media.worker"]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment |= _SETTINGS | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen(
-        [
-            *(_python(), "-P", "-m", "zoetrope_server.media.worker"),
-            *(str(channel.fileno()), function, json.dumps(asdict(limits))),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(channel.fileno(),),
-        env=environment,
-    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), function, json.dumps(asdict(limits))],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=environment,
+            )
+        except OSError as error:
+            ours.close()
+            raise MediaFailed(f"an image decoder could not be started: {error}") from error
+    return _Running(process=process, channel=ours)
 
 
 def _python() -> str:

@@ -1,0 +1,292 @@
+"""A photo in, a video out, through the real server: what a client receives, and what it may do wrong."""
+
+import asyncio
+import io
+import re
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+from fakes import FakeChannel, FakeDecoder, png
+from tritonclient import grpc as triton
+from tritonclient.grpc import aio as triton_aio
+
+from zoetrope_client import Client
+from zoetrope_core.contract import bytes_tensor, pack_request, unpack_response
+from zoetrope_core.errors import InvalidRequest
+from zoetrope_core.events import Accepted, Done, Failed, Progress
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.request import GenerateRequest
+from zoetrope_core.specs import STAGES
+from zoetrope_server.admission import Admission
+from zoetrope_server.engines import open_engine
+from zoetrope_server.service import Service
+from zoetrope_server.stages import LocalStages
+
+pytestmark = pytest.mark.e2e
+PHOTO = Path(__file__).parents[2] / "demo" / "photo.jpg"
+
+
+def counts(server, model="unet"):
+    """Inferences and executions of a model so far, by Triton's own statistics."""
+    with triton.InferenceServerClient(server.url) as connection:
+        (stats,) = connection.get_inference_statistics(model).model_stats
+    return stats.inference_count, stats.execution_count
+
+
+def settled(server, model="unet", seconds=1.0):
+    """The inferences of a model once they have not grown for a while."""
+    before, limit = -1, time.monotonic() + 20
+    while time.monotonic() < limit:
+        now = counts(server, model)[0]
+        if now == before:
+            return now
+        before = now
+        time.sleep(seconds)
+    raise AssertionError(f"{model} does not come to rest")
+
+
+def frames_of(responses):
+    return np.concatenate([response.frames for response in responses if response.frames is not None])
+
+
+def streamed(client, **fields):
+    """The frames of a video, as the engine decoded them."""
+    return frames_of(list(client.stream(PHOTO, stream_frames=True, **fields)))
+
+
+def psnr(a, b):
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def test_a_photo_becomes_a_video(client, tmp_path):
+    video = client.generate(PHOTO, seed=3, num_inference_steps=4, fps=9)
+    video.save(tmp_path / "video.mp4")
+    with av.open(str(tmp_path / "video.mp4")) as container:
+        (stream,) = container.streams.video
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert (len(frames), frames[0].shape, stream.average_rate) == (6, (64, 96, 3), 9)
+        assert stream.codec_context.name == "h264" and stream.codec_context.colorspace == 1
+    assert video.seed == 3 and video.timings["denoise"] > 0
+    assert np.std(frames[0]) > 5, "not a flat picture"
+
+
+def test_events_come_in_order_and_frames_when_asked(client):
+    responses = list(client.stream(PHOTO, seed=1, num_inference_steps=3, stream_frames=True))
+    events = [response.event for response in responses if response.event is not None]
+    assert isinstance(events[0], Accepted) and isinstance(events[-1], Done)
+    steps = [event.step for event in events if isinstance(event, Progress) and event.stage == "denoise"]
+    assert steps == [0, 1, 2, 3]
+    assert frames_of(responses).shape == (6, 64, 96, 3)
+
+
+def test_the_server_computes_what_the_engines_compute(client, repository):
+    manifest = Manifest.load(repository)
+    engines = {
+        stage.name: open_engine(
+            repository / stage.name / "1", stage, engine=manifest.engine, precision=manifest.precision
+        )
+        for stage in STAGES.values()
+    }
+    service = Service(
+        manifest=manifest,
+        stages=LocalStages(engines),
+        decoder=FakeDecoder(),
+        admission=Admission(max_active=1, max_waiting=0),
+    )
+    fields = {"seed": 5, "num_inference_steps": 3, "stream_frames": True}
+    channel = FakeChannel(pack_request(PHOTO.read_bytes(), GenerateRequest(**fields)))
+    asyncio.run(service.serve(channel))
+    local = np.concatenate([response.frames for response in channel.sent if response.frames is not None])
+    assert psnr(streamed(client, **fields), local) > 60
+
+
+def test_the_same_request_gives_the_same_video(client):
+    first = client.generate(PHOTO, seed=8, num_inference_steps=2)
+    assert client.generate(PHOTO, seed=8, num_inference_steps=2).data == first.data
+    assert client.generate(PHOTO, **first.parameters).data == first.data
+    assert client.generate(PHOTO, seed=9, num_inference_steps=2).data != first.data
+
+
+def together(url, count, **fields):
+    """Videos of `count` equal-shaped requests that start at once; the first has the given fields."""
+    results = [None] * count
+    barrier = threading.Barrier(count)
+
+    def work(index):
+        with Client(url) as client:
+            barrier.wait(10)
+            results[index] = streamed(client, **{**fields, "seed": fields["seed"] + index})
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return results
+
+
+def test_company_in_the_batch_changes_next_to_nothing(client, server):
+    alone = streamed(client, seed=20, num_inference_steps=8)
+    before = counts(server)
+    shared = together(server.url, 4, seed=20, num_inference_steps=8)
+    inferences, executions = (now - then for now, then in zip(counts(server), before, strict=True))
+    assert inferences == 32 and executions < 26, "concurrent requests share executions"
+    assert psnr(alone, shared[0]) > 55
+    assert np.abs(alone.astype(int) - shared[0]).max() <= 2
+    assert psnr(shared[0], shared[1]) < 40, "another seed is another video"
+
+
+def raw_inputs(**fields):
+    tensors = pack_request(PHOTO.read_bytes(), GenerateRequest(**fields))
+    inputs = []
+    for name, tensor in tensors.items():
+        inputs.append(triton.InferInput(name, [1], "BYTES"))
+        inputs[-1].set_data_from_numpy(tensor)
+    return inputs
+
+
+def parts(result):
+    tensors = {name: result.as_numpy(name) for name in ("event", "video")}
+    return unpack_response({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+def test_tritonclients_own_streams_work(server):
+    got, ended = [], threading.Event()
+
+    def callback(result, error):
+        got.append(error or parts(result))
+        if error or isinstance(got[-1].event, Done):
+            ended.set()
+
+    with triton.InferenceServerClient(server.url) as connection:
+        connection.start_stream(callback)
+        connection.async_stream_infer("image_to_video", raw_inputs(seed=1, num_inference_steps=2))
+        assert ended.wait(60)
+        connection.stop_stream()
+    assert isinstance(got[-1].event, Done)
+    assert sum(len(response.video or b"") for response in got) == got[-1].event.video_bytes
+
+
+async def test_tritonclients_own_asynchronous_streams_work(server):
+    async def requests():
+        yield {"model_name": "image_to_video", "inputs": raw_inputs(seed=1, num_inference_steps=2)}
+
+    async with triton_aio.InferenceServerClient(server.url) as connection:
+        got = []
+        async for result, error in connection.stream_infer(requests()):
+            assert error is None
+            got.append(parts(result))
+            if isinstance(got[-1].event, Done):
+                break
+    assert isinstance(got[-1].event, Done) and any(response.video for response in got)
+
+
+def test_cancelling_stops_the_unet_within_one_step(client, server):
+    before = settled(server)
+    for response in client.stream(PHOTO, num_inference_steps=200):
+        if isinstance(response.event, Progress) and response.event.step == 3:
+            break
+    done = settled(server) - before
+    assert 3 <= done <= 8, f"{done} of 200 steps ran"
+    assert client.generate(PHOTO, num_inference_steps=1).data
+
+
+BAD = [
+    (b'{"fps": 0}', "fps", "0", "from 1 to 120"),
+    (b'{"fsp": 7}', "fsp", None, "fps"),
+    (b'{"seed": "one"}', "seed", "one", "integer"),
+    (b'{"num_inference_steps": true}', "num_inference_steps", "True", "integer"),
+    (b'{"noise_aug_strength": NaN}', "noise_aug_strength", "nan", "number"),
+    (b'{"max_guidance_scale": 1e999}', "max_guidance_scale", "inf", "number"),
+    (b'{"width": 100, "height": 64}', "width", "100x64", "96x64"),
+    (b'{"num_frames": 7}', "num_frames", "7", "6"),
+    (b'{"format": "avi"}', "format", "avi", "mp4"),
+    (b"{not json", "request", "{not json", "JSON"),
+    (b"[1, 2]", "request", "[1, 2]", "JSON object"),
+    (b'{"version": 2}', "version", "2", "1"),
+    (b"[" * 60000, "request", "[[", "JSON"),
+]
+
+
+def refused(server, tensors):
+    """The status and message that Triton's own client gets, and the `error` event before it."""
+    inputs = []
+    for name, tensor in tensors.items():
+        inputs.append(triton.InferInput(name, list(tensor.shape), "BYTES"))
+        inputs[-1].set_data_from_numpy(tensor)
+    got, ended = [], threading.Event()
+
+    def callback(result, error):
+        got.append(error or parts(result).event)
+        if error:
+            ended.set()
+
+    with triton.InferenceServerClient(server.url) as connection:
+        connection.start_stream(callback, headers={"triton_grpc_error": "true"})
+        connection.async_stream_infer("image_to_video", inputs)
+        assert ended.wait(30)
+        connection.stop_stream(cancel_requests=True)
+    event, error = got
+    assert isinstance(event, Failed)
+    return error.status(), error.message(), event
+
+
+@pytest.mark.parametrize(("text", "field", "value", "allowed"), BAD)
+def test_a_bad_request_names_field_value_and_range(server, text, field, value, allowed):
+    before = counts(server, "image_encoder")
+    tensors = {"image": bytes_tensor(PHOTO.read_bytes()), "request": bytes_tensor(text)}
+    status, message, event = refused(server, tensors)
+    assert status == "StatusCode.INVALID_ARGUMENT"
+    assert event.details["field"] == field and message.startswith(field)
+    assert value is None or value in message
+    assert allowed in message
+    assert counts(server, "image_encoder") == before, "nothing else happens"
+
+
+def bomb():
+    """A PNG of 900 million pixels in a few bytes."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [b"", b"hello, this is text", png()[:200], bomb(), b"GIF89a" + bytes(100)],
+    ids=["empty", "text", "truncated", "bomb", "gif"],
+)
+def test_a_bad_image_is_invalid(server, image):
+    before = counts(server, "image_encoder")
+    status, message, event = refused(server, {"image": bytes_tensor(image)})
+    assert status == "StatusCode.INVALID_ARGUMENT" and event.details["field"] == "image", message
+    assert counts(server, "image_encoder") == before
+
+
+def test_the_client_raises_the_same_error(client):
+    with pytest.raises(InvalidRequest, match="num_frames: got 7"):
+        client.generate(PHOTO, num_frames=7)
+    with pytest.raises(InvalidRequest, match="image"):
+        client.generate(io.BytesIO(b"hello"))
+
+
+def test_serving_imports_no_torch(client, server):
+    client.generate(PHOTO, num_inference_steps=1)
+    children = psutil.Process(server.ports["triton_pid"]).children(recursive=True)
+    models = {}
+    for child in children:
+        if found := re.search(r"/(\w+)/1/model.py", " ".join(child.cmdline())):
+            models[found[1]] = Path(f"/proc/{child.pid}/maps").read_text()
+    assert set(models) == {*STAGES, "image_to_video", "image_to_video_unary"}
+    assert not [name for name, maps in models.items() if "torch" in maps]
+    assert "openvino" in models["unet"], "the check can see a library"
