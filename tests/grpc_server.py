@@ -188,4 +188,10 @@ def silent(servicer, image, request, context):
         time.sleep(0.02)
 
 
+def hanging_after_an_error(servicer, image, request, context):
+    """Forgets to end the stream after its `error` event."""
+    yield Response(event=Failed(code="stage_failed", status="INTERNAL", message="boom"))
+    yield from silent(servicer, image, request, context)
+
+
 REQUEST = GenerateRequest(seed=7)

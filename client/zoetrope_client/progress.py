@@ -25,18 +25,23 @@ def watch(responses: Generator[Response, None, None], console: Console) -> Gener
 
     Nothing is shown where `console` is not a terminal.
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        closing(responses),
-        Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as bar,
-    ):
+    with closing(responses):
+        if console.is_terminal:
+            yield from _shown(responses, console)
+        else:
+            yield from responses
+
+
+def _shown(responses: Generator[Response, None, None], console: Console) -> Generator[Response, None, None]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("connecting", total=None, eta="")
         for response in responses:
             if (state := describe(response.event)) is not None:

@@ -78,11 +78,11 @@ class Run:
         logger.info("resumed at step %d, minute %.1f", self.step, self.elapsed / 60)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, run: Run, warmup: int = 100) -> None:
-    """Linear warm-up by steps, then a cosine over the budget of minutes down to 2 % of the peak."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, run: Run, warmup: int = 40) -> None:
+    """Linear warm-up by steps, then a cosine over the budget of minutes down to 2 % of each group's `peak`."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.share))
     for group in optimizer.param_groups:
-        group["lr"] = peak * cosine * min(1.0, (run.step + 1) / warmup)
+        group["lr"] = group["peak"] * cosine * min(1.0, (run.step + 1) / warmup)
 
 
 def plot(csv_path: Path, png_path: Path) -> None:

@@ -103,7 +103,9 @@ def slim(vae: AutoencoderKLTemporalDecoder) -> AutoencoderKLTemporalDecoder:
     return vae
 
 
-def widen(slimmed: AutoencoderKLTemporalDecoder, whole: AutoencoderKLTemporalDecoder) -> AutoencoderKLTemporalDecoder:
+def widen(
+    slimmed: AutoencoderKLTemporalDecoder, whole: AutoencoderKLTemporalDecoder
+) -> AutoencoderKLTemporalDecoder:
     """Loads the weights of a slimmed autoencoder into a straightened whole one, which computes the same."""
     unexpected = whole.load_state_dict(slimmed.state_dict(), strict=False).unexpected_keys
     if unexpected:

@@ -8,7 +8,7 @@ scales, a very small KL. In part of the steps the latents are warped and must de
 import logging
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from .start import slim, straighten, widen
 
 logger = logging.getLogger(__name__)
 CHANNELS = (96, 96, 96)
-CROP, STILLS, CLIPS, CLIP_FRAMES, POOL = 64, 8, 2, 4, 500
-PEAK_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 8e-4, 1e-6, 0.5
+CROP, STILLS, CLIPS, CLIP_FRAMES, POOL = 64, 8, 2, 4, 120
+REPORT_EVERY = 25
+PEAK_RATE, STRAIGHT_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 5e-4, 1e-5, 1e-6, 0.5
 
 
 def new_vae() -> AutoencoderKLTemporalDecoder:
@@ -163,6 +164,18 @@ def train_step(vae: AutoencoderKLTemporalDecoder, pool: Pool, step: int, device:
         return vae_loss(vae, images.to(device), CLIP_FRAMES if of_clips else 1, matrices)
 
 
+def groups(vae: nn.Module) -> list[dict[str, Any]]:
+    """The residual branches learn fast; the straight path, whose biases are large, slowly."""
+    names = ("conv_in.", "conv_norm_out.", "conv_out.", "quant_conv.", "samplers.")
+    straight = [weight for name, weight in vae.named_parameters() if any(part in name for part in names)]
+    chosen = {id(weight) for weight in straight}
+    branches = [weight for weight in vae.parameters() if id(weight) not in chosen]
+    return [
+        {"params": branches, "lr": PEAK_RATE, "peak": PEAK_RATE},
+        {"params": straight, "lr": STRAIGHT_RATE, "peak": STRAIGHT_RATE},
+    ]
+
+
 def train(
     out: Annotated[Path, typer.Option(help="Folder for states, log and result.")],
     minutes: Annotated[float, typer.Option(help="Budget of training time.")] = 30,
@@ -174,22 +187,20 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     run, vae = Run(out, minutes), slim(new_vae()).to(device)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4, fused=True
-    )
+    optimizer = torch.optim.AdamW(groups(vae), betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
     run.load(vae=vae, optimizer=optimizer)
     pool = Pool([picture.load() for picture in pictures.TRAINING], seed=run.step)
     held_out = [fit(Picture.load(picture)) for picture in pictures.HELD_OUT]
     logger.info("%.2f M parameters", sum(p.numel() for p in vae.parameters()) / 1e6)
     for step in run.steps():
-        set_learning_rate(optimizer, PEAK_RATE, run)
+        set_learning_rate(optimizer, run)
         loss, error = train_step(vae, pool, step, device)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         run.add(loss=loss.item(), psnr=-10 * math.log10(error))
-        if step % 100 == 99:
+        if step % REPORT_EVERY == REPORT_EVERY - 1:
             with torch.autocast(device, torch.bfloat16):
                 scores = [ceiling(vae.eval(), picture.to(device)) for picture in held_out]
             vae.train()

@@ -90,14 +90,13 @@ def train(
     torch.manual_seed(0)
     run, denoiser = Run(out, minutes), Denoiser(scaling_factor(vae)).to(device)
     average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    weights = [{"params": list(denoiser.parameters()), "peak": PEAK_RATE}]
+    optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     run.load(denoiser=denoiser, average=average, optimizer=optimizer)
     clips = filled_buffer(vae, device, run.step)
     logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)
     for step in run.steps():
-        set_learning_rate(optimizer, PEAK_RATE, run)
+        set_learning_rate(optimizer, run)
         clips.add(step + FIRST_CLIPS)
         batch = clips.batch(*shape_of(run, windows_until), np.random.default_rng((3, step)))
         losses, sigma = train_step(denoiser, batch, step, device)

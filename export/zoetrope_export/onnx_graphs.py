@@ -121,5 +121,8 @@ def _expected_warnings() -> Iterator[None]:
         # Shape checks and loops over levels are the same for all shapes that a stage accepts.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         # The choice of the TorchScript exporter is deliberate, see `export_onnx`.
-        warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
+        for message in ("You are using the legacy TorchScript", "The feature will be removed"):
+            warnings.filterwarnings("ignore", message, DeprecationWarning)
+        # Slices with steps of the time embeddings stay in the graph; nothing is lost.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         yield

@@ -50,7 +50,7 @@ class Trajectory:
     def __init__(self, manifest: Manifest, *, size: tuple[int, int], num_frames: int) -> None:
         """Prepares a generation of `num_frames` frames of `size` (height, width) from a test picture."""
         self._manifest, self._num_frames = manifest, num_frames
-        self._frame = test_picture(*size)
+        self._frame = sample_picture(*size)
         self._results: dict[str, Array] = {}
 
     def run(self, stage: str, engine: Engine) -> list[Sample]:
@@ -112,7 +112,7 @@ async def _pass_on(step: Step) -> None:
     """Nothing is to be done after a step."""
 
 
-def test_picture(height: int, width: int) -> Array:
+def sample_picture(height: int, width: int) -> Array:
     """A picture with smooth areas, edges and texture: u8 [height,width,3]."""
     y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
     disc = ((y - 0.55) ** 2 + (x - 0.4) ** 2 < 0.06).astype(float)

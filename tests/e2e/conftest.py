@@ -1,5 +1,6 @@
 """Real servers: the embedded Triton over real sockets."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,12 @@ NOOP = replace(
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory):
-    """A repository with the engines of a tiny random checkpoint: OpenVINO, FP32, batches of up to 4."""
+    """A repository with the engines of a tiny random checkpoint: OpenVINO, FP32, batches of up to 4.
+
+    ZOETROPE_TEST_REPOSITORY names one that was exported before, which saves the export.
+    """
+    if given := os.environ.get("ZOETROPE_TEST_REPOSITORY"):
+        return Path(given)
     folder = tmp_path_factory.mktemp("tiny")
     checkpoint, target = str(folder / "checkpoint"), folder / "repository"
     zoetrope("checkpoint", "random", "--like", "tiny", "--out", checkpoint)

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from test_server import PHOTO, counts, raw_inputs, settled
+from rawtriton import PHOTO, counts, raw_inputs, settled
 from tritonclient import grpc as triton
 
 from zoetrope_core import events

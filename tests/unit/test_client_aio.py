@@ -69,8 +69,11 @@ async def test_a_refusal_has_its_class_and_details(script):
 async def test_a_stream_that_ends_without_done_is_a_lost_connection():
     with serving(scripts.cutting) as server:
         async with AsyncClient(server.url) as client:
-            with pytest.raises(ConnectionLost):
+            with pytest.raises(ConnectionLost, match=server.url):
                 await client.generate(IMAGE)
+            with pytest.raises(ConnectionLost, match=server.url):
+                async for _ in client.stream(IMAGE):
+                    pass
 
 
 async def test_cancelling_the_task_cancels_on_the_server():

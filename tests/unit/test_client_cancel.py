@@ -9,7 +9,7 @@ import pytest
 from grpc_server import serving
 
 from zoetrope_client import Client
-from zoetrope_core.errors import Cancelled, DeadlineExceeded
+from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageFailed
 
 IMAGE = b"\x89PNG not decoded here"
 
@@ -64,3 +64,11 @@ def test_a_deadline_ends_the_wait_and_cancels_on_the_server(script):
             client.generate(IMAGE, deadline_s=0.3)
         assert 0.2 < time.monotonic() - began < 3
         assert server.cancelled.wait(5)
+
+
+def test_an_error_event_ends_the_wait_even_if_the_stream_goes_on():
+    with serving(scripts.hanging_after_an_error) as server, Client(server.url) as client:
+        with pytest.raises(StageFailed) as raised:
+            client.generate(IMAGE)
+        assert server.cancelled.wait(5)
+        assert raised.value.__traceback__  # which keeps the call alive: it was cancelled, not collected

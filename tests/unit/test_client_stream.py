@@ -165,9 +165,14 @@ def test_a_status_without_a_code_becomes_the_nearest_error(status, kind):
     assert type(raised.value) is kind
 
 
-def test_a_stream_that_ends_without_done_is_a_lost_connection():
-    with serving(scripts.cutting) as server, client_of(server) as client, pytest.raises(ConnectionLost):
-        client.generate(IMAGE)
+@pytest.mark.parametrize("call", [Client.generate, lambda *args: list(Client.stream(*args))])
+def test_a_stream_that_ends_without_done_is_a_lost_connection(call):
+    with (
+        serving(scripts.cutting) as server,
+        client_of(server) as client,
+        pytest.raises(ConnectionLost, match=server.url),
+    ):
+        call(client, IMAGE)
 
 
 def test_unavailable_in_the_middle_is_a_lost_connection():

@@ -74,13 +74,15 @@ class TritonChannel:
 
     def finish(self, error: ZoetropeError | None) -> None:
         """Ends the stream: an `error` event for all clients, then the status for those that asked for it."""
-        if error is not None:
-            body = error.to_event()
-            code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
-            self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
-            self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)))
-        # By itself: a synchronous BLS iterator never sees an error response that carries the final flag.
-        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if error is None:
+            self._sender.send(flags=final)
+            return
+        body = error.to_event()
+        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+        self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
+        # In one send: with `triton_grpc_error` the error ends the RPC, and Triton 2.51 crashes at a flag after it.
+        self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)), flags=final)
 
 
 class Orchestrator:

@@ -1,0 +1,54 @@
+"""What the e2e tests ask of a server through Triton's own client, and how they compare frames."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from tritonclient import grpc as triton
+
+from zoetrope_core.contract import pack_request, unpack_response
+from zoetrope_core.request import GenerateRequest
+
+PHOTO = Path(__file__).parents[1] / "demo" / "photo.jpg"
+
+
+def counts(server, model="unet"):
+    """Inferences and executions of a model so far, by Triton's own statistics."""
+    with triton.InferenceServerClient(server.url) as connection:
+        (stats,) = connection.get_inference_statistics(model).model_stats
+    return stats.inference_count, stats.execution_count
+
+
+def settled(server, model="unet", seconds=1.0):
+    """The inferences of a model once they have not grown for a while."""
+    before, limit = -1, time.monotonic() + 20
+    while time.monotonic() < limit:
+        now = counts(server, model)[0]
+        if now == before:
+            return now
+        before = now
+        time.sleep(seconds)
+    raise AssertionError(f"{model} does not come to rest")
+
+
+def raw_inputs(**fields):
+    tensors = pack_request(PHOTO.read_bytes(), GenerateRequest(**fields))
+    inputs = []
+    for name, tensor in tensors.items():
+        inputs.append(triton.InferInput(name, [1], "BYTES"))
+        inputs[-1].set_data_from_numpy(tensor)
+    return inputs
+
+
+def parts(result):
+    tensors = {name: result.as_numpy(name) for name in ("event", "video")}
+    return unpack_response({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+def frames_of(responses):
+    return np.concatenate([response.frames for response in responses if response.frames is not None])
+
+
+def psnr(a, b):
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
