@@ -55,6 +55,15 @@ def encode(vae: AutoencoderKLTemporalDecoder, clip: scenes.Clip, rng: np.random.
     return Encoded(scaled, latents[0].half(), picture, flow, strength)
 
 
+def cut(clip: scenes.Clip, region: tuple[int, int], rng: np.random.Generator) -> scenes.Clip:
+    """A random part of a clip, `region` latents large."""
+    rows, columns = (side * FACTOR for side in region)
+    top = FACTOR * rng.integers((clip.frames.shape[2] - rows) // FACTOR + 1)
+    left = FACTOR * rng.integers((clip.frames.shape[3] - columns) // FACTOR + 1)
+    window = (slice(top, top + rows), slice(left, left + columns))
+    return scenes.Clip(clip.frames[:, :, *window], clip.flow[window], clip.bucket, clip.kind)
+
+
 def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> Encoded:
     """A random window of `rows` x `columns` latents."""
     top = rng.integers(item.latents.shape[2] - rows + 1)
@@ -82,15 +91,16 @@ class ClipBuffer:
         self.vae, self.photographs, self.capacity = vae, photographs, capacity
         self.items: list[Encoded] = []
 
-    def add(self, seed: int) -> None:
-        """Makes, encodes and keeps the clip of a seed; the oldest one goes."""
-        clip = scenes.make_clip(seed, self.photographs)
+    def add(self, seed: int, region: tuple[int, int]) -> None:
+        """Makes, encodes and keeps a `region` (in latents) of the clip of a seed; the oldest one goes."""
+        clip = cut(scenes.make_clip(seed, self.photographs), region, np.random.default_rng((4, seed)))
         self.items.append(encode(self.vae, clip, np.random.default_rng((2, seed))))
         del self.items[: -self.capacity]
 
     def batch(self, size: int, shape: tuple[int, int], rng: np.random.Generator) -> Batch:
-        """Random windows of random clips."""
-        chosen = [crop(self.items[rng.integers(len(self.items))], *shape, rng) for _ in range(size)]
+        """Random windows of random clips that are large enough."""
+        items = [item for item in self.items if item.latents.shape[2] >= shape[0]]
+        chosen = [crop(items[rng.integers(len(items))], *shape, rng) for _ in range(size)]
         buckets = [bucket_of(float(item.flow.norm(dim=-1).mean())) for item in chosen]
         rates = rng.choice([5, 6, 6, 6, 7, 9, 11, 23], size)
         ids = [

@@ -58,9 +58,9 @@ def seconds() -> torch.Tensor:
 
 
 def direction(rng: np.random.Generator) -> torch.Tensor:
-    """A random unit vector f32 [2]."""
-    angle = rng.uniform(0, 2 * math.pi)
-    return torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float32)
+    """A random unit vector f32 [2], to the left or to the right, within 20 degrees of the horizontal."""
+    angle = rng.uniform(-0.35, 0.35)
+    return vector([rng.choice([-1.0, 1.0]) * math.cos(angle), math.sin(angle)])
 
 
 def vector(values: Sequence[float]) -> torch.Tensor:
@@ -71,7 +71,7 @@ def vector(values: Sequence[float]) -> torch.Tensor:
 def camera(rng: np.random.Generator) -> torch.Tensor:
     """Displacements of a pan, a zoom, a roll, or a mixture, with or without depth: f32 [F,H,W,2]."""
     grid, time = pixel_grid(), seconds()
-    pan, zoom, roll = rng.random(3) < (0.65, 0.6, 0.06)
+    pan, zoom, roll = rng.random(3) < (0.7, 0.55, 0.04)
     depth = torch.ones(HEIGHT, WIDTH, 1)
     if rng.random() < 0.5:
         slope = torch.linspace(-0.5, 0.5, HEIGHT).view(-1, 1, 1) * rng.uniform(0, 1)
@@ -80,8 +80,7 @@ def camera(rng: np.random.Generator) -> torch.Tensor:
     if pan or not (zoom or roll):
         moved = moved + time * direction(rng) * depth * rng.uniform(0.4, 1)
     if zoom:
-        rate = rng.choice([-1, -1, 1]) * rng.uniform(0.4, 1) / 55  # -1: into the picture
-        moved = moved + grid * depth * time * rate
+        moved = moved - grid * depth * time * rng.uniform(0.4, 1) / 55  # into the picture
     if roll:
         turned = torch.stack((-grid[..., 1], grid[..., 0]), dim=-1)
         moved = moved + turned * time * rng.choice([-1, 1]) * rng.uniform(0.3, 1) / 60

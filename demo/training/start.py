@@ -10,8 +10,8 @@ not on finding out that pictures are smooth.
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D, TemporalResnetBlock, Upsample2D
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import nn
 
 CONSTANT, SHIFT, GROUP = 4.0, 8.0, 3

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 CHANNELS = (96, 96, 96)
 CROP, STILLS, CLIPS, CLIP_FRAMES, POOL = 64, 8, 2, 4, 120
 REPORT_EVERY = 25
-PEAK_RATE, STRAIGHT_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 5e-4, 1e-5, 1e-6, 0.5
+PEAK_RATE, STRAIGHT_RATE, KL_WEIGHT, GRADIENT_WEIGHT = 2e-4, 5e-6, 1e-6, 0.5
 
 
 def new_vae() -> AutoencoderKLTemporalDecoder:

@@ -5,7 +5,7 @@ Small windows first, at a quarter of the cost, then whole frames. Weights are av
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from .start import slim
 logger = logging.getLogger(__name__)
 SIGMA_MEAN, SIGMA_STD = 1.0, 1.6  # of ln sigma, as SVD trained at high resolution
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
-PEAK_RATE, EMA = 1e-3, 0.997
-WINDOW, WHOLE = (16, 24), (32, 48)
-WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY = 8, 4, 48, 600
+PEAK_RATE, STRAIGHT_RATE, EMA = 6e-4, 5e-5, 0.995
+WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
+WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 600, 2
+REPORT_EVERY = 25
+FIRST_SEED = 500_000_000
 
 
 def noise_levels(size: int, generator: torch.Generator) -> torch.Tensor:
@@ -57,23 +59,37 @@ def log_losses(run: Run, losses: torch.Tensor, sigma: torch.Tensor) -> None:
     run.add(loss=losses.mean().item(), weak_noise=weak.item(), strong_noise=strong.item())
 
 
-def shape_of(run: Run, windows_until: float) -> tuple[int, tuple[int, int]]:
-    """Batch size and latent window for the run's progress."""
-    return (WINDOWS_A_STEP, WINDOW) if run.share < windows_until else (WHOLES_A_STEP, WHOLE)
-
-
 def scaling_factor(vae_folder: Path) -> float:
     """1/std of the latents of an autoencoder's folder."""
     return float(AutoencoderKLTemporalDecoder.load_config(vae_folder)["scaling_factor"])
 
 
-def filled_buffer(vae_folder: Path, device: str, first: int) -> ClipBuffer:
-    """A buffer with its first clips; seeds from `first` on."""
+def empty_buffer(vae_folder: Path, device: str) -> ClipBuffer:
+    """A buffer that encodes with the autoencoder of phase 1."""
     vae = slim(AutoencoderKLTemporalDecoder.from_pretrained(vae_folder)).to(device).eval()
-    clips = ClipBuffer(vae, [picture.load() for picture in pictures.TRAINING], CAPACITY)
-    for index in range(FIRST_CLIPS):
-        clips.add(first + index)
-    return clips
+    return ClipBuffer(vae, [picture.load() for picture in pictures.TRAINING], CAPACITY)
+
+
+def next_batch(clips: ClipBuffer, step: int, whole: bool) -> Batch:
+    """Makes new clips when it is time, then draws: windows first, whole frames later."""
+    region, shape = (WHOLE, WHOLE) if whole else (REGION, WINDOW)
+    while sum(item.latents.shape[2] >= region[0] for item in clips.items) < FIRST_CLIPS:
+        clips.add(FIRST_SEED + step * FIRST_CLIPS + len(clips.items), region)
+    if step % STEPS_A_CLIP == 0:
+        clips.add(step, region)
+    return clips.batch(WHOLES_A_STEP if whole else WINDOWS_A_STEP, shape, np.random.default_rng((3, step)))
+
+
+def groups(denoiser: nn.Module) -> list[dict[str, Any]]:
+    """The path that `start_static` laid learns slowly, all else fast."""
+    names = ("unet.conv_in.", "conv_norm_out.", "conv_out.", "up_blocks.2.resnets.1.spatial_res_block.conv_shortcut.")
+    straight = [weight for name, weight in denoiser.named_parameters() if any(part in name for part in names)]
+    chosen = {id(weight) for weight in straight}
+    others = [weight for weight in denoiser.parameters() if id(weight) not in chosen]
+    return [
+        {"params": others, "lr": PEAK_RATE, "peak": PEAK_RATE},
+        {"params": straight, "lr": STRAIGHT_RATE, "peak": STRAIGHT_RATE},
+    ]
 
 
 def train(
@@ -90,15 +106,13 @@ def train(
     torch.manual_seed(0)
     run, denoiser = Run(out, minutes), Denoiser(scaling_factor(vae)).to(device)
     average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
-    weights = [{"params": list(denoiser.parameters()), "peak": PEAK_RATE}]
-    optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(groups(denoiser), betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     run.load(denoiser=denoiser, average=average, optimizer=optimizer)
-    clips = filled_buffer(vae, device, run.step)
+    clips = empty_buffer(vae, device)
     logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)
     for step in run.steps():
         set_learning_rate(optimizer, run)
-        clips.add(step + FIRST_CLIPS)
-        batch = clips.batch(*shape_of(run, windows_until), np.random.default_rng((3, step)))
+        batch = next_batch(clips, step, whole=run.share >= windows_until)
         losses, sigma = train_step(denoiser, batch, step, device)
         losses.mean().backward()
         nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
@@ -106,7 +120,7 @@ def train(
         optimizer.zero_grad()
         average.update_parameters(denoiser)
         log_losses(run, losses, sigma)
-        if step % 50 == 49:
+        if step % REPORT_EVERY == REPORT_EVERY - 1:
             run.report()
             run.save(denoiser=denoiser, average=average, optimizer=optimizer)
     run.save(denoiser=denoiser, average=average, optimizer=optimizer)

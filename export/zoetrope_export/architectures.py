@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 class Architecture:
     """The shape of a checkpoint. Widths are multiples of 32, the group count of diffusers' norms.
 
+    A UNet level of exactly 32 channels is blind to the timestep and the added time ids: a norm over groups
+    of one channel takes away the constant that they add to the channel.
+
     Attributes:
         unet_channels: width of each level of the UNet; every level but the last has attention.
         unet_heads: attention heads of each level.

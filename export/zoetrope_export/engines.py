@@ -39,12 +39,12 @@ def build_engine(
     """
     graph = onnx_graphs.export_onnx(module, stage, symbols, directory)
     if engine == "openvino":
-        _to_openvino(graph, directory / OPENVINO_FILE)
+        to_openvino(graph, directory / OPENVINO_FILE)
         for file in (graph, directory / onnx_graphs.WEIGHTS_NAME):
             file.unlink(missing_ok=True)
 
 
-def _to_openvino(graph: Path, path: Path) -> None:
+def to_openvino(graph: Path, path: Path) -> None:
     """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled."""
     import openvino
 

@@ -63,11 +63,11 @@ CASES = {
         ),
         request={"decode_chunk_size": 4},
     ),
-    # 25 frames, four narrow levels, a tall picture
+    # 25 frames, four levels, a tall picture
     "long": Case(
         architecture=Architecture(
-            unet_channels=(32, 32, 32, 32),
-            unet_heads=(2, 1, 4, 2),
+            unet_channels=(32, 64, 64, 64),
+            unet_heads=(1, 4, 2, 1),
             num_frames=25,
             size=(96, 64),
             vae_channels=(32, 32, 32),

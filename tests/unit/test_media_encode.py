@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -231,3 +234,29 @@ def test_every_format_can_be_written() -> None:
         data = encode_video([moving(3)], fps=7, format=format, codec=codec)
         with av.open(io.BytesIO(data)) as container:
             assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+_SMALL = """
+import hashlib
+import numpy as np
+from zoetrope_server.media.encode import encode_video
+rng = np.random.default_rng(0)
+digests = []
+for _ in range(4):
+    still = rng.normal(128, 60, (1, 4, 6, 3)).repeat(16, 1).repeat(16, 2)
+    moving = rng.normal(0, 30, (6, 16, 24, 3)).repeat(4, 1).repeat(4, 2)
+    frames = np.clip(still + moving, 0, 255).astype(np.uint8)
+    digests.append(hashlib.sha256(encode_video([frames], fps=7)).hexdigest())
+print(digests)
+"""
+
+
+def test_equal_frames_give_equal_bytes_whatever_lay_in_memory_before() -> None:
+    digests = set()
+    for fill in ("0", "1", "85", "170"):
+        environment = {**os.environ, "MALLOC_PERTURB_": fill}
+        command = [sys.executable, "-c", _SMALL]
+        digests.add(
+            subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60).stdout
+        )
+    assert len(digests) == 1

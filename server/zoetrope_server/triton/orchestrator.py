@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from zoetrope_core import contract
@@ -40,9 +41,26 @@ class BlsStages(ContractStages):
             response = await request.async_exec()
             if response.has_error():
                 raise StageFailed(f"{stage.name}: {response.error().message()}", stage=stage.name)
-            return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+            return {tensor.name(): _held(response, tensor) for tensor in response.output_tensors()}
 
         return call
+
+
+class _Memory:
+    """The memory of a response's tensor, which lives as long as an array over it."""
+
+    def __init__(self, response: Any, tensor: Any) -> None:
+        self._owners = (response, tensor)
+        self.__array_interface__ = tensor.as_numpy().__array_interface__
+
+
+def _held(response: Any, tensor: Any) -> Array:
+    """The tensor as an array without a copy.
+
+    What `as_numpy` returns does not keep its response alive: once that is gone, the shared memory under the
+    array belongs to the next response.
+    """
+    return np.asarray(_Memory(response, tensor))
 
 
 class TritonChannel:
@@ -81,7 +99,7 @@ class TritonChannel:
         body = error.to_event()
         code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
         self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
-        # In one send: with `triton_grpc_error` the error ends the RPC, and Triton 2.51 crashes at a flag after it.
+        # In one send: `triton_grpc_error` makes the error end the RPC; Triton 2.51 crashes at a flag after it.
         self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)), flags=final)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from zoetrope_core import contract, events
-from zoetrope_core.errors import StageFailed, ZoetropeError, from_code
+from zoetrope_core.errors import StageFailed, from_code
 from zoetrope_server import logs
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.triton.errors import triton_error
@@ -36,16 +36,20 @@ class UnaryModel:
     def serve(self, request: Any) -> Any:
         """The one response to a request: the video and the `done` event, or the inner request's error."""
         video: list[bytes] = []
-        event = b""
+        parts: dict[str, bytes] = {}
         for response in self._responses(request):
             tensors = {tensor.name(): tensor.as_numpy()[0] for tensor in response.output_tensors()}
             video.append(tensors.get("video", b""))
-            event = tensors.get("event", event)
-        end = events.from_json(event) if event else None
-        if not isinstance(end, events.Done):
-            # On Triton 2.51 an error response never reaches this iterator; the `error` event does.
-            return pb_utils.InferenceResponse(error=triton_error(_error(end)))
-        parts = {"video": b"".join(video), "event": event}
+            event = events.from_json(tensors["event"]) if "event" in tensors else None
+            if isinstance(event, events.Failed):
+                # Not read further: on Triton 2.51 the error that follows never reaches this iterator.
+                error = from_code(event.code, event.message, status=event.status, details=event.details)
+                return pb_utils.InferenceResponse(error=triton_error(error))
+            if isinstance(event, events.Done):
+                parts = {"video": b"".join(video), "event": tensors["event"]}
+        if not parts:
+            error = StageFailed("the stream ended without a video", stage=contract.MODEL)
+            return pb_utils.InferenceResponse(error=triton_error(error))
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, contract.bytes_tensor(data)) for name, data in parts.items()]
         )
@@ -76,13 +80,6 @@ class UnaryModel:
             _ask(self._control, {"op": "cancel", "id": id})
         except OSError as error:
             _logger.warning("could not cancel %s: %s", id, error)
-
-
-def _error(end: events.Event | None) -> ZoetropeError:
-    """The error that the inner stream ended with."""
-    if isinstance(end, events.Failed):
-        return from_code(end.code, end.message, status=end.status, details=end.details)
-    return StageFailed("the stream ended without a video", stage=contract.MODEL)
 
 
 def _ask(path: Path, body: dict[str, str]) -> None:

@@ -1,0 +1,32 @@
+"""The whole pipeline against `StableVideoDiffusionPipeline`."""
+
+import numpy as np
+import pytest
+from parity import lab
+
+from zoetrope_server.stages import LocalStages
+
+
+@pytest.mark.parametrize("name", lab.CASES)
+def test_the_reference_is_worth_comparing_with(bench, name):
+    """Frames that are all black, all white or all alike would hide every mistake."""
+    frames = bench(name).diffusers_frames()
+    assert np.isin(frames, (0, 255)).mean() < 0.1
+    assert np.ptp(np.percentile(frames, (5, 95))) > 100
+    assert np.abs(np.diff(frames.astype(int), axis=0)).mean() > 5
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", lab.CASES)
+def test_fp32_frames_are_those_of_diffusers(bench, name, engine):
+    of = bench(name)
+    frames = lab.zoetrope_frames(of.manifest, LocalStages(of.engines(engine, "fp32")), of.case)
+    lab.check_parity(of.diffusers_frames(), frames)
+
+
+@pytest.mark.parametrize("name", lab.CASES)
+def test_bf16_frames_are_close_to_those_of_diffusers(bench, name, record_property):
+    of = bench(name)
+    frames = lab.zoetrope_frames(of.manifest, LocalStages(of.engines("openvino", "bf16")), of.case)
+    record_property("psnr_db", lab.psnr(of.diffusers_frames(), frames))
+    lab.check_parity(of.diffusers_frames(), frames, least_db=35.0, most_levels=None)

@@ -1,0 +1,70 @@
+"""The demo's networks start where they should and resume where they stopped."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from demo.training import vae as vae_training  # noqa: E402
+from demo.training.denoiser import Denoiser, v_loss  # noqa: E402
+from demo.training.loop import Run  # noqa: E402
+from demo.training.start import slim, widen  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def picture():
+    rows, columns = torch.meshgrid(torch.linspace(0, 3, 64), torch.linspace(0, 5, 64), indexing="ij")
+    return torch.stack((rows.sin(), (rows + columns).cos(), columns.sin())) * 0.3 + 0.5
+
+
+def test_the_autoencoder_starts_as_an_enlarged_small_picture(picture):
+    assert vae_training.ceiling(vae_training.new_vae().eval(), picture) > 22
+
+
+def test_slimming_and_widening_change_nothing(picture):
+    torch.manual_seed(0)
+    slimmed = slim(vae_training.new_vae()).eval()
+    for weight in slimmed.parameters():
+        weight.data += 0.01 * torch.randn_like(weight)
+    whole = widen(slimmed, vae_training.new_vae()).eval()
+    latents = slimmed.encode(picture[None]).latent_dist.mode()
+    assert torch.allclose(latents, whole.encode(picture[None]).latent_dist.mode(), atol=1e-4)
+    assert torch.allclose(
+        slimmed.decode(latents, num_frames=1).sample, whole.decode(latents, num_frames=1).sample, atol=1e-3
+    )
+
+
+def test_the_denoiser_starts_with_a_static_video():
+    torch.manual_seed(0)
+    image = torch.nn.functional.interpolate(torch.randn(1, 4, 4, 4), size=(16, 16), mode="bicubic")
+    clean = (0.8 * image)[:, None].expand(-1, 6, -1, -1, -1)
+    sigma = torch.tensor([60.0])
+    with torch.no_grad():
+        noisy = clean + 60 * torch.randn(clean.shape)
+        ids = torch.tensor([[6.0, 127.0, 0.02]])
+        made = Denoiser(0.8).eval()(noisy, sigma, image, torch.rand(1, 3, 64, 64), ids, torch.ones(1))
+    assert float((made - clean).square().mean() / clean.square().mean()) < 0.25
+
+
+def test_the_v_loss_of_no_denoising_is_the_noise_level():
+    sigma, clean = torch.tensor([1.0, 4.0]), torch.zeros(2, 3, 4, 8, 8)
+    error = sigma.view(-1, 1, 1, 1, 1).expand_as(clean)
+    assert v_loss(error, clean, sigma).tolist() == pytest.approx([2.0, 17.0])
+
+
+def test_a_run_resumes_at_its_step(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    run = Run(tmp_path, minutes=1, step=7, elapsed=20.0)
+    run.save(model=model)
+    other, resumed = torch.nn.Linear(2, 2), Run(tmp_path, minutes=1)
+    resumed.load(model=other)
+    assert (resumed.step, resumed.elapsed) == (7, 20.0)
+    assert torch.equal(model.weight, other.weight)
+
+
+def test_a_run_stops_when_its_budget_is_used(tmp_path):
+    assert list(Run(tmp_path, minutes=1, elapsed=60.0).steps()) == []
