@@ -1,11 +1,13 @@
 """What the e2e tests ask of a server through Triton's own client, and how they compare frames."""
 
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 from tritonclient import grpc as triton
 
+from zoetrope_client import Client
 from zoetrope_core.contract import pack_request, unpack_response
 from zoetrope_core.request import GenerateRequest
 
@@ -52,3 +54,26 @@ def frames_of(responses):
 def psnr(a, b):
     error = np.mean((a.astype(float) - b.astype(float)) ** 2)
     return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def streamed(client, **fields):
+    """The frames of a video, as the engine decoded them."""
+    return frames_of(list(client.stream(PHOTO, stream_frames=True, **fields)))
+
+
+def together(url, count, **fields):
+    """Videos of `count` equal-shaped requests that start at once; the first has the given fields."""
+    results = [None] * count
+    barrier = threading.Barrier(count)
+
+    def work(index):
+        with Client(url) as client:
+            barrier.wait(10)
+            results[index] = streamed(client, **{**fields, "seed": fields["seed"] + index})
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return results

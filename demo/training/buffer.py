@@ -97,8 +97,8 @@ class ClipBuffer:
         self.items.append(encode(self.vae, clip, np.random.default_rng((2, seed))))
         del self.items[: -self.capacity]
 
-    def batch(self, size: int, shape: tuple[int, int], rng: np.random.Generator) -> Batch:
-        """Random windows of random clips that are large enough."""
+    def batch(self, size: int, shape: tuple[int, int], frames: int, rng: np.random.Generator) -> Batch:
+        """Random windows of the first frames of random clips that are large enough."""
         items = [item for item in self.items if item.latents.shape[2] >= shape[0]]
         chosen = [crop(items[rng.integers(len(items))], *shape, rng) for _ in range(size)]
         buckets = [bucket_of(float(item.flow.norm(dim=-1).mean())) for item in chosen]
@@ -108,7 +108,7 @@ class ClipBuffer:
             for rate, bucket, item in zip(rates, buckets, chosen, strict=True)
         ]
         return Batch(
-            torch.stack([item.latents for item in chosen]).float(),
+            torch.stack([item.latents[:frames] for item in chosen]).float(),
             torch.stack([item.image_latents for item in chosen]).float(),
             torch.stack([item.picture for item in chosen]).float() / 255,
             torch.tensor(ids, dtype=torch.float32),

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import pictures
+from . import pictures, scenes
 from .buffer import Batch, ClipBuffer
 from .denoiser import Denoiser, v_loss
 from .loop import Run, plot, set_learning_rate
@@ -27,6 +27,7 @@ PEAK_RATE, STRAIGHT_RATE, EMA = 6e-4, 5e-5, 0.995
 WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
 WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 600, 2
 REPORT_EVERY = 25
+SHORT, SHORT_SHARE = 8, 0.75  # in the phase of windows, most batches hold only the first frames
 FIRST_SEED = 500_000_000
 
 
@@ -77,7 +78,9 @@ def next_batch(clips: ClipBuffer, step: int, whole: bool) -> Batch:
         clips.add(FIRST_SEED + step * FIRST_CLIPS + len(clips.items), region)
     if step % STEPS_A_CLIP == 0:
         clips.add(step, region)
-    return clips.batch(WHOLES_A_STEP if whole else WINDOWS_A_STEP, shape, np.random.default_rng((3, step)))
+    rng = np.random.default_rng((3, step))
+    frames = SHORT if not whole and rng.random() < SHORT_SHARE else scenes.FRAMES
+    return clips.batch(WHOLES_A_STEP if whole else WINDOWS_A_STEP, shape, frames, rng)
 
 
 def groups(denoiser: nn.Module) -> list[dict[str, Any]]:

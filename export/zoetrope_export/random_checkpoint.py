@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _BIAS_STD = 0.1
 _GAINS: tuple[tuple[str, float], ...] = (
-    (r"time_embedding\.|add_embedding\.|time_emb_proj|time_pos_embed", 1.5),
+    (r"time_embedding\.|add_embedding\.|time_emb_proj|time_pos_embed", 2.0),
     (r"attn2\.to_v|attn2\.to_out", 1.5),
     (r"unet\.conv_out", 1.6),
     (r"decoder\.conv_out", 1.0),
@@ -50,9 +50,9 @@ def write_random_checkpoint(architecture: Architecture, directory: Path, *, seed
     """
     dtype = torch.float16 if architecture.half else torch.float32
     pipeline = StableVideoDiffusionPipeline(
-        vae=_initialised(random_vae(architecture), "vae", seed, dtype),
-        image_encoder=_initialised(random_image_encoder(architecture), "image_encoder", seed, dtype),
-        unet=_initialised(random_unet(architecture), "unet", seed, dtype),
+        vae=initialised(random_vae(architecture), "vae", seed, dtype),
+        image_encoder=initialised(random_image_encoder(architecture), "image_encoder", seed, dtype),
+        unet=initialised(random_unet(architecture), "unet", seed, dtype),
         scheduler=scheduler(architecture),
         feature_extractor=image_processor(),
     )
@@ -125,8 +125,17 @@ def scheduler(architecture: Architecture) -> Any:
 
 
 @torch.no_grad()
-def _initialised(model: nn.Module, component: str, seed: int, dtype: torch.dtype) -> nn.Module:
-    """The model with weights of its own seed, in evaluation mode."""
+def initialised(
+    model: nn.Module, component: str, seed: int, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The model with random weights that depend on the seed alone, in evaluation mode.
+
+    Args:
+        model: a component as the libraries make it.
+        component: its name in the pipeline, such as `unet`.
+        seed: the seed.
+        dtype: what the weights are stored as.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         _initialise(f"{component}.{name}", parameter, generator)

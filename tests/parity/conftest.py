@@ -37,14 +37,15 @@ class Bench:
         self.checkpoint = open_checkpoint(directory / "checkpoint")
         self.manifest = manifest_of(self.checkpoint, case)
         self.diffusers_frames = cache(partial(lab.diffusers_frames, directory / "checkpoint", case))
-        self.torch_engines = cache(partial(lab.torch_engines, self.checkpoint))
+        self.engines = cache(self._engines)
         self._repository = cache(self._export)
 
-    def engines(self, engine, precision):
+    def _engines(self, engine, precision):
         if engine == "torch":
-            return self.torch_engines()
+            return lab.torch_engines(self.checkpoint)
+        folder = self._repository()
         return {
-            name: open_engine(stage_directory(self._repository(), name), stage, engine=engine, precision=precision)
+            name: open_engine(stage_directory(folder, name), stage, engine=engine, precision=precision)
             for name, stage in STAGES.items()
         }
 

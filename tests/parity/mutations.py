@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import numpy as np
-import torch
 
 from zoetrope_core import guidance, latents, schedules
 from zoetrope_core.manifest import Manifest

@@ -16,7 +16,7 @@ from demo.training import motion, pictures, scenes, textures  # noqa: E402
 def test_a_clip_has_the_agreed_shape_and_moves(kind):
     clip = scenes.make_clip(3, kind=kind, bucket=140)
     assert clip.frames.shape == (scenes.FRAMES, 3, scenes.HEIGHT, scenes.WIDTH)
-    assert 0 <= float(clip.frames.min()) and float(clip.frames.max()) <= 1
+    assert float(clip.frames.min()) >= 0 and float(clip.frames.max()) <= 1
     assert float((clip.frames[0] - clip.frames[-1]).abs().mean()) > 1e-3
 
 
