@@ -1,5 +1,6 @@
-"""Does the demo checkpoint animate a picture? `python -m zoetrope_bench.demo_quality --json FILE --sheet FILE.png`.
+"""Does the demo checkpoint animate a picture?
 
+`python -m zoetrope_bench.demo_quality --json FILE --sheet FILE.png`.
 Run from the repository's root: the held-out pictures and the measures are in `demo/training`.
 """
 
@@ -77,10 +78,13 @@ def local_generator(checkpoint: Path) -> Generate:
 
     pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    reduced = torch.autocast("cpu", torch.bfloat16)
+    pipeline.unet.forward = reduced(pipeline.unet.forward)
+    pipeline.vae.decode = reduced(pipeline.vae.decode)
 
     def generate(subject: Subject, settings: Settings) -> Frames:
         height, width = subject.picture.shape[:2]
-        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        with torch.inference_mode():
             video = pipeline(
                 Image.fromarray(subject.picture),
                 height=height,

@@ -36,7 +36,7 @@ class AsyncClient:
         """Prepares the connection; arguments as for `Client`."""
         self._url = url
         self._credentials = credentials
-        self._metadata = (*codec.HEADERS, *(headers or {}).items())
+        self._metadata = tuple((headers or {}).items())
         self._options = codec.channel_options(channel_args)
 
     @cached_property

@@ -41,7 +41,7 @@ class Client:
             channel_args: gRPC channel arguments over the client's own (message sizes, keepalive).
         """
         self._url = url
-        self._metadata = (*codec.HEADERS, *(headers or {}).items())
+        self._metadata = tuple((headers or {}).items())
         options = codec.channel_options(channel_args)
         self._channel: Any = (
             grpc.secure_channel(url, credentials, options)

@@ -2,7 +2,8 @@
 
 The clients speak through the stub that tritonclient generates from Triton's protocol, not through its
 `InferenceServerClient`: that one allows one stream at a time, and does not say when a stream ends without
-an error and without `done`.
+an error and without `done`. They do not send the header `triton_grpc_error`: the `error` event says more
+than a status does.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from zoetrope_core.contract import Response
 from zoetrope_core.errors import BY_STATUS, ZoetropeError, from_code
 from zoetrope_core.request import GenerateRequest
 
-HEADERS = (("triton_grpc_error", "true"),)
-"""Makes the stream end with the real status code of an error."""
 _CHANNEL_OPTIONS = {
     "grpc.max_send_message_length": MAX_GRPC_MESSAGE_SIZE,
     "grpc.max_receive_message_length": MAX_GRPC_MESSAGE_SIZE,

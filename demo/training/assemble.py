@@ -1,4 +1,7 @@
-"""Puts the trained parts together (`python -m demo.training.assemble --vae F --video F --out demo/checkpoint`)."""
+"""Puts the trained parts together.
+
+`python -m demo.training.assemble --vae FOLDER --video FOLDER --out demo/checkpoint`.
+"""
 
 import logging
 from pathlib import Path

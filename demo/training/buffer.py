@@ -21,7 +21,10 @@ STRONGEST_AUGMENTATION = 0.12
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A clip's latents f16 [F,4,h,w] (scaled), image latents f16 [4,h,w] (not), picture u8 [3,H,W], flow [h,w,2]."""
+    """An encoded clip.
+
+    Latents f16 [F,4,h,w] (scaled), image latents f16 [4,h,w] (not scaled), picture u8 [3,H,W], flow [h,w,2].
+    """
 
     latents: torch.Tensor
     image_latents: torch.Tensor

@@ -59,8 +59,8 @@ def start_static(unet: UNetSpatioTemporalConditionModel, scale: float) -> None:
     """The untrained UNet, under strong noise, predicts that every frame is the picture.
 
     For v-prediction that is -scale * image latents. They run through the skip connection of the first
-    convolution: channel 2k is image + noisy latents, 2k + 1 the noisy ones alone, so that the last GroupNorm (of
-    pairs) keeps their difference, the image, with its mean.
+    convolution: channel 2k is image + noisy latents, 2k + 1 the noisy ones alone, so that the last GroupNorm
+    (of pairs) keeps their difference, the image, with its mean.
     """
     silence_branches(unet)
     shortcut = unet.up_blocks[-1].resnets[-1].spatial_res_block.conv_shortcut

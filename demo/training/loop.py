@@ -79,7 +79,7 @@ class Run:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, run: Run, warmup: int = 40) -> None:
-    """Linear warm-up by steps, then a cosine over the budget of minutes down to 2 % of each group's `peak`."""
+    """Linear warm-up by steps, then a cosine over the budget down to 2 % of each group's `peak`."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.share))
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * cosine * min(1.0, (run.step + 1) / warmup)

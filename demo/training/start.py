@@ -1,10 +1,10 @@
 """Where the autoencoder starts: as a small picture and its bilinear enlargement, not as noise.
 
-Every residual branch starts at zero. Along the straight path run the three colours: averaged by the downsampling
-convolutions, turned into luminance and two colour differences as latents, interpolated by the upsampling ones.
-The last GroupNorms would remove each group's mean; two constants beside each colour, +K and -K, fill its group,
-so that the norm is nearly linear and the mean can be recovered. An hour on a CPU is spent on detail this way,
-not on finding out that pictures are smooth.
+Every residual branch starts at zero. Along the straight path run the three colours: averaged by the
+downsampling convolutions, turned into luminance and two colour differences as latents, interpolated by the
+upsampling ones. The last GroupNorms would remove each group's mean; two constants beside each colour, +K
+and -K, fill its group, so that the norm is nearly linear and the mean can be recovered. Minutes on a CPU are
+spent on detail this way, not on finding out that pictures are smooth.
 """
 
 import torch
@@ -93,8 +93,8 @@ class Straight(nn.Module):
 def slim(vae: AutoencoderKLTemporalDecoder) -> AutoencoderKLTemporalDecoder:
     """Takes out, in place, the branches at full and half resolution that stay zero in a short training.
 
-    They cost more than half of the time. `widen` puts them back for the checkpoint: the outputs are the same, and
-    a longer training may use them.
+    They cost more than half of the time. `widen` puts them back for the checkpoint: the outputs are the same,
+    and a longer training may use them.
     """
     for block in vae.encoder.down_blocks[:2]:
         block.resnets[0] = Straight()

@@ -85,7 +85,12 @@ def next_batch(clips: ClipBuffer, step: int, whole: bool) -> Batch:
 
 def groups(denoiser: nn.Module) -> list[dict[str, Any]]:
     """The path that `start_static` laid learns slowly, all else fast."""
-    names = ("unet.conv_in.", "conv_norm_out.", "conv_out.", "up_blocks.2.resnets.1.spatial_res_block.conv_shortcut.")
+    names = (
+        "unet.conv_in.",
+        "conv_norm_out.",
+        "conv_out.",
+        "up_blocks.2.resnets.1.spatial_res_block.conv_shortcut.",
+    )
     straight = [weight for name, weight in denoiser.named_parameters() if any(part in name for part in names)]
     chosen = {id(weight) for weight in straight}
     others = [weight for weight in denoiser.parameters() if id(weight) not in chosen]

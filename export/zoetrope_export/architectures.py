@@ -54,7 +54,7 @@ class Architecture:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels of one side per latent of one side."""
-        return 2 ** (len(self.vae_channels) - 1)
+        return 1 << (len(self.vae_channels) - 1)
 
 
 TINY = Architecture(unet_channels=(32, 64, 64), unet_heads=(1, 2, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from torch import nn
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from zoetrope_core.manifest import Manifest
@@ -22,6 +23,7 @@ CLIP_SIZE = 224
 """The side of the CLIP input: diffusers' SVD pipeline resizes to this, whatever the checkpoint says."""
 RHO = 7.0
 """The exponent of diffusers' Karras schedule, which no scheduler configuration can change."""
+INDEX_NAME = "model_index.json"
 _PIPELINE = "StableVideoDiffusionPipeline"
 _COMPONENTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
 _REFERENCE_STEPS = 25
@@ -81,7 +83,7 @@ class Checkpoint:
     @property
     def grid(self) -> int:
         """Height and width in pixels are multiples of this: the UNet halves the latents at each level."""
-        return int(self.vae_scale_factor * 2 ** (self.unet_levels - 1))
+        return self.vae_scale_factor << (self.unet_levels - 1)
 
     def manifest(
         self,
@@ -140,7 +142,9 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     if not directory.is_dir():
         directory = _download(str(source))
     _check_pipeline(directory)
-    unet, vae, clip = (_config(directory / name) for name in ("unet", "vae", "image_encoder"))
+    unet = _config(directory / "unet", UNetSpatioTemporalConditionModel)
+    vae = _config(directory / "vae", AutoencoderKLTemporalDecoder)
+    clip = _clip_config(directory / "image_encoder")
     _check_networks(unet, vae, clip)
     sigma_min, sigma_max = _sigmas(directory)
     mean, std = _clip_statistics(directory)
@@ -180,10 +184,9 @@ def _download(source: str) -> Path:
 
 
 def _check_pipeline(directory: Path) -> None:
-    index = directory / "model_index.json"
-    if not index.is_file():
-        raise ExportError(f"{directory} is no diffusers checkpoint: it has no model_index.json")
-    kind = _json(index).get("_class_name")
+    if not (directory / INDEX_NAME).is_file():
+        raise ExportError(f"{directory} is no diffusers checkpoint: it has no {INDEX_NAME}")
+    kind = _json(directory / INDEX_NAME).get("_class_name")
     if kind != _PIPELINE:
         raise ExportError(f"{directory} is a {kind}; only {_PIPELINE} checkpoints can be exported")
     if missing := [name for name in _COMPONENTS if not (directory / name).is_dir()]:
@@ -193,7 +196,9 @@ def _check_pipeline(directory: Path) -> None:
 def _check_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], clip: Mapping[str, Any]) -> None:
     """Refuses networks that do not fit together or the pipeline."""
     if clip["image_size"] != CLIP_SIZE:
-        raise ExportError(f"image_encoder: input of {clip['image_size']} pixels; the pipeline gives {CLIP_SIZE}")
+        raise ExportError(
+            f"image_encoder: input of {clip['image_size']} pixels; the pipeline gives {CLIP_SIZE}"
+        )
     if unet["in_channels"] != 2 * vae["latent_channels"] or unet["out_channels"] != vae["latent_channels"]:
         raise ExportError(
             f"unet: {unet['in_channels']} channels in and {unet['out_channels']} out; "
@@ -203,32 +208,35 @@ def _check_networks(unet: Mapping[str, Any], vae: Mapping[str, Any], clip: Mappi
         raise ExportError("unet: its added time ids are not three (fps, motion bucket, noise strength)")
     dims = unet["cross_attention_dim"]
     if {clip["projection_dim"]} != set(dims if isinstance(dims, list | tuple) else [dims]):
-        raise ExportError(f"unet: cross attention of {dims}, the image embedding has {clip['projection_dim']}")
+        raise ExportError(
+            f"unet: cross attention of {dims}, the image embedding has {clip['projection_dim']}"
+        )
 
 
 def _sigmas(directory: Path) -> tuple[float, float]:
     """The ends of the Karras schedule; refuses schedulers that are not SVD's."""
-    config = _config(directory / "scheduler", "scheduler_config.json")
+    config = _config(directory / "scheduler", EulerDiscreteScheduler, "scheduler_config.json")
     required = {
         "prediction_type": "v_prediction",
         "timestep_type": "continuous",
         "use_karras_sigmas": True,
         "final_sigmas_type": "zero",
     }
-    defaults = {"final_sigmas_type": "zero"}
     for name, wanted in required.items():
-        if (got := config.get(name, defaults.get(name))) != wanted:
+        if (got := config[name]) != wanted:
             raise ExportError(f"scheduler: {name} is {got!r}, only {wanted!r} is supported")
-    if config.get("sigma_min") is not None and config.get("sigma_max") is not None:
+    if config["sigma_min"] is not None and config["sigma_max"] is not None:
         return float(config["sigma_min"]), float(config["sigma_max"])
     euler = EulerDiscreteScheduler.from_config(config)
     euler.set_timesteps(_REFERENCE_STEPS)
-    _logger.warning("scheduler: no sigma_min and sigma_max; taken from a schedule of %d steps", _REFERENCE_STEPS)
+    _logger.warning(
+        "scheduler: no sigma_min and sigma_max; taken from a schedule of %d steps", _REFERENCE_STEPS
+    )
     return float(euler.sigmas[-2]), float(euler.sigmas[0])
 
 
 def _clip_statistics(directory: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    config = _config(directory / "feature_extractor", "preprocessor_config.json")
+    config = _json(directory / "feature_extractor" / "preprocessor_config.json")
     try:
         (r, g, b), (sr, sg, sb) = config["image_mean"], config["image_std"]
     except (KeyError, ValueError, TypeError) as error:
@@ -236,13 +244,23 @@ def _clip_statistics(directory: Path) -> tuple[tuple[float, float, float], tuple
     return (r, g, b), (sr, sg, sb)
 
 
-def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
-    if not (directory / name).is_file():
-        raise ExportError(f"{directory.parent} is incomplete: it has no {directory.name}/{name}")
-    return _json(directory / name)
+def _config(directory: Path, kind: Any, name: str = "config.json") -> dict[str, Any]:
+    """The configuration of a diffusers component, with the defaults of its class."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return defaults | _json(directory / name)
+
+
+def _clip_config(directory: Path) -> dict[str, Any]:
+    """The configuration of the image encoder, with transformers' defaults; old files nest it."""
+    data = _json(directory / "config.json")
+    config: dict[str, Any] = CLIPVisionConfig(**data.get("vision_config", data)).to_dict()
+    return config
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ExportError(f"the checkpoint is incomplete: there is no {path}")
     try:
         data = json.loads(path.read_text())
     except ValueError as error:

@@ -38,7 +38,9 @@ def export(
         str, typer.Argument(metavar="CHECKPOINT", help="Folder in diffusers' layout, or an id of the hub.")
     ],
     engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")],
-    size: Annotated[list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")],
+    size: Annotated[
+        list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")
+    ],
     out: Annotated[Path, typer.Option(help="The model repository to write.")],
     precision: Annotated[str, typer.Option(help="fp32, or bf16 with openvino.")] = "fp32",
     frames: Annotated[
@@ -81,10 +83,10 @@ def random(
 ) -> None:
     """Write a randomly initialised checkpoint in diffusers' layout: noise out, but all the work."""
     with _errors_to_exit():
+        _quiet_libraries()
         from zoetrope_export.architectures import ARCHITECTURES
         from zoetrope_export.random_checkpoint import write_random_checkpoint
 
-        _quiet_libraries()
         if out.exists() and any(out.iterdir()):
             raise ExportError(f"{out} is not empty; choose another folder")
         architecture = ARCHITECTURES[like.value]
@@ -116,12 +118,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def _export(source: str, wanted: Wanted, out: Path, *, warm_up: bool) -> ParityReport:
     """Exports; everything that can be refused is refused before the first weights are loaded."""
+    _quiet_libraries()
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_supported
     from zoetrope_export.repository import check_target
 
-    _quiet_libraries()
     check_supported(wanted.engine, wanted.precision)
     check_target(out)
     opened = open_checkpoint(source)
@@ -162,7 +164,7 @@ def _show(report: ParityReport, out: Path, seconds: float) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Turns off the progress bars and notes of the model libraries, which are not about the user's work."""
+    """Turns off the progress bars and notes of the model libraries; some are made while they are imported."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -66,6 +66,4 @@ class TorchEngine:
         with torch.inference_mode():
             outputs = self._module(*tensors)
         values = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {
-            spec.name: value.numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
-        }
+        return {spec.name: value.numpy() for spec, value in zip(self._stage.outputs, values, strict=True)}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import STAGES, UNET, VAE_DECODER, Array, StageSpec
 from zoetrope_export import repository
@@ -64,7 +63,9 @@ def export_repository(plan: Plan, report: Report = _logger.info) -> ParityReport
         repository.write_layout(directory, plan.manifest)
         size, frames = parity_size(plan)
         trajectory = Trajectory(plan.manifest, size=size, num_frames=frames)
-        parities = tuple(_export_stage(plan, stage, directory, trajectory, report) for stage in STAGES.values())
+        parities = tuple(
+            _export_stage(plan, stage, directory, trajectory, report) for stage in STAGES.values()
+        )
         outcome = ParityReport(
             engine=plan.manifest.engine,
             precision=plan.manifest.precision,

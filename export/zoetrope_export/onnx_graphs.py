@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from zoetrope_core.specs import STATIC_SYMBOLS, StageSpec, TensorSpec
 from zoetrope_export.checkpoint import CLIP_SIZE, Checkpoint
@@ -21,15 +22,15 @@ FILE_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
 OPSET = 20
 """The newest opset of the TorchScript exporter."""
-_INLINE_BYTES = 1 << 30
+INLINE_BYTES = 1 << 30
 """Weights of more than this lie in a file of their own: one protobuf message holds 2 GiB at most."""
 
 _logger = logging.getLogger(__name__)
 
 
 def trace_symbols(checkpoint: Checkpoint) -> dict[str, int]:
-    """Sizes to trace a stage at: small, and apart from B all different from 1, which exporters take as fixed."""
-    side = int(2 ** (checkpoint.unet_levels - 1))
+    """Sizes to trace a stage at: small, and none of them 1, which exporters take for fixed."""
+    side = 1 << (checkpoint.unet_levels - 1)
     height, width = 2 * side, 3 * side
     return {
         "C": checkpoint.latent_channels,
@@ -102,7 +103,7 @@ def _store(traced: Path, path: Path) -> None:
     The exporter scatters the weights of a large model over one file for each tensor.
     """
     weights = sum(file.stat().st_size for file in traced.parent.iterdir())
-    if weights < _INLINE_BYTES:
+    if weights < INLINE_BYTES:
         shutil.move(traced, path)
         return
     onnx.save(
@@ -119,7 +120,7 @@ def _expected_warnings() -> Iterator[None]:
     """Silences what tracing these modules is known to say; everything else is still heard."""
     with warnings.catch_warnings():
         # Shape checks and loops over levels are the same for all shapes that a stage accepts.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         # The choice of the TorchScript exporter is deliberate, see `export_onnx`.
         for message in ("You are using the legacy TorchScript", "The feature will be removed"):
             warnings.filterwarnings("ignore", message, DeprecationWarning)

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zoetrope_export.architectures import Architecture
-from zoetrope_export.checkpoint import CLIP_SIZE, image_processor
+from zoetrope_export.checkpoint import CLIP_SIZE, INDEX_NAME, image_processor
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ def write_random_checkpoint(architecture: Architecture, directory: Path, *, seed
         feature_extractor=image_processor(),
     )
     pipeline.save_pretrained(directory)
+    _name_image_processor(directory / INDEX_NAME)
     _logger.info("wrote a random checkpoint to %s", directory)
+
+
+def _name_image_processor(index: Path) -> None:
+    """Names CLIP's image processor as published checkpoints do: its backends are news to many releases."""
+    index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
 
 
 def random_unet(architecture: Architecture) -> Any:
@@ -125,9 +131,7 @@ def scheduler(architecture: Architecture) -> Any:
 
 
 @torch.no_grad()
-def initialised(
-    model: nn.Module, component: str, seed: int, dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def initialised(model: nn.Module, component: str, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model with random weights that depend on the seed alone, in evaluation mode.
 
     Args:

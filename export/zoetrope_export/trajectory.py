@@ -76,11 +76,11 @@ class Trajectory:
     def _encode_image(self, engine: Engine) -> Array:
         facts = self._manifest
         pixels = image.for_clip(self._frame, facts.clip_size, facts.clip_mean, facts.clip_std)
-        return engine.run({"pixel_values": pixels})["image_embeds"][0]
+        return _first(engine, {"pixel_values": pixels}, "image_embeds")
 
     def _encode_latents(self, engine: Engine) -> Array:
         pixels = latents.augment(image.for_vae(self._frame), _STRENGTH, _SEED)
-        return engine.run({"pixels": pixels})["latents"][0]
+        return _first(engine, {"pixels": pixels}, "latents")
 
     def _denoise(self, engine: Engine) -> Array:
         facts = self._manifest
@@ -96,7 +96,7 @@ class Trajectory:
 
         async def model(x: Array, sigma: float) -> Array:
             inputs = {"latents": x[None], "sigma": np.array([[sigma]], np.float32)}
-            return engine.run({**inputs, **batched})["denoised"][0]
+            return _first(engine, {**inputs, **batched}, "denoised")
 
         sigmas = karras(STEPS, sigma_min=facts.sigma_min, sigma_max=facts.sigma_max, rho=facts.rho)
         start = latents.initial_noise((self._num_frames, *encoded.shape), float(sigmas[0]), _SEED)
@@ -105,7 +105,13 @@ class Trajectory:
     def _decode(self, engine: Engine) -> Array:
         chunk = min(self._manifest.decode_chunk_size, self._num_frames)
         clean = self._results[UNET.name][:chunk] / np.float32(self._manifest.scaling_factor)
-        return engine.run({"latents": clean[None]})["frames"][0]
+        return _first(engine, {"latents": clean[None]}, "frames")
+
+
+def _first(engine: Engine, inputs: Mapping[str, Array], output: str) -> Array:
+    """The output of the one video of a call, without the batch dimension."""
+    video: Array = engine.run(inputs)[output][0]
+    return video
 
 
 async def _pass_on(step: Step) -> None:
@@ -114,9 +120,10 @@ async def _pass_on(step: Step) -> None:
 
 def sample_picture(height: int, width: int) -> Array:
     """A picture with smooth areas, edges and texture: u8 [height,width,3]."""
-    y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     disc = ((y - 0.55) ** 2 + (x - 0.4) ** 2 < 0.06).astype(float)
     texture = np.random.default_rng(0).normal(0.0, 0.04, (height, width, 3))
     planes = np.stack([0.2 + 0.6 * x, 0.3 + 0.4 * y, 0.8 - 0.5 * x * y], axis=-1)
     levels = planes * (1 - 0.7 * disc[..., None]) + texture
-    return (levels.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
+    picture: Array = (levels.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
+    return picture

@@ -15,6 +15,7 @@ from rawtriton import PHOTO, counts, frames_of, parts, psnr, raw_inputs, settled
 from tritonclient import grpc as triton
 from tritonclient.grpc import aio as triton_aio
 
+from zoetrope_bench.server import serving
 from zoetrope_core.contract import bytes_tensor, pack_request
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_core.events import Accepted, Done, Failed, Progress
@@ -148,8 +149,8 @@ BAD = [
 ]
 
 
-def refused(server, tensors):
-    """The status and message that Triton's own client gets, and the `error` event before it."""
+def refused(server, tensors, **headers):
+    """What Triton's own client gets last: an event, or an error where a header asks for a status."""
     inputs = []
     for name, tensor in tensors.items():
         inputs.append(triton.InferInput(name, list(tensor.shape), "BYTES"))
@@ -158,29 +159,39 @@ def refused(server, tensors):
 
     def callback(result, error):
         got.append(error or parts(result).event)
-        if error:
+        if error or isinstance(got[-1], Failed):
             ended.set()
 
     with triton.InferenceServerClient(server.url) as connection:
-        connection.start_stream(callback, headers={"triton_grpc_error": "true"})
+        connection.start_stream(callback, headers=headers)
         connection.async_stream_infer("image_to_video", inputs)
         assert ended.wait(30)
         connection.stop_stream(cancel_requests=True)
-    event, error = got[-2:]
-    assert isinstance(event, Failed)
-    return error.status(), error.message(), event
+    return got[-1]
 
 
 @pytest.mark.parametrize(("text", "field", "value", "allowed"), BAD)
 def test_a_bad_request_names_field_value_and_range(server, text, field, value, allowed):
     before = counts(server, "image_encoder")
     tensors = {"image": bytes_tensor(PHOTO.read_bytes()), "request": bytes_tensor(text)}
-    status, message, event = refused(server, tensors)
-    assert status == "StatusCode.INVALID_ARGUMENT"
-    assert event.details["field"] == field and message.startswith(field)
-    assert value is None or value in message
-    assert allowed in message
+    event = refused(server, tensors)
+    assert (event.code, event.status, event.details["field"]) == (
+        "invalid_argument",
+        "INVALID_ARGUMENT",
+        field,
+    )
+    assert event.message.startswith(field) and allowed in event.message
+    assert value is None or value in event.message
     assert counts(server, "image_encoder") == before, "nothing else happens"
+
+
+def test_streams_have_real_status_codes_where_they_are_turned_on(noop_repository, tmp_path):
+    tensors = {"image": bytes_tensor(PHOTO.read_bytes()), "request": bytes_tensor(b'{"fps": 0}')}
+    with serving(noop_repository, tmp_path / "log", "--stream-status") as server:
+        for _ in range(20):
+            error = refused(server, tensors, triton_grpc_error="true")
+            assert error.status() == "StatusCode.INVALID_ARGUMENT" and "fps: got 0" in error.message()
+        assert refused(server, tensors).status == "INVALID_ARGUMENT", "an event without the header"
 
 
 def bomb():
@@ -202,8 +213,8 @@ def bomb():
 )
 def test_a_bad_image_is_invalid(server, image):
     before = counts(server, "image_encoder")
-    status, message, event = refused(server, {"image": bytes_tensor(image)})
-    assert status == "StatusCode.INVALID_ARGUMENT" and event.details["field"] == "image", message
+    event = refused(server, {"image": bytes_tensor(image)})
+    assert (event.status, event.details["field"]) == ("INVALID_ARGUMENT", "image"), event.message
     assert counts(server, "image_encoder") == before
 
 

@@ -97,8 +97,8 @@ async def test_a_failing_stage_ends_the_stream_with_an_event_and_a_status(backen
     failed = responses(request)[-1].event
     assert isinstance(failed, Failed)
     assert (failed.code, failed.status, failed.details) == ("stage_failed", "INTERNAL", {"stage": stage})
-    last = request.sender.responses[-1]
-    assert last.has_error() and stage in last.error().message() and request.sender.final
+    assert request.sender.final
+    assert not any(response.has_error() for response in request.sender.responses), "Triton 2.51 may crash"
 
 
 async def test_a_decode_that_is_not_finite_is_an_error_not_a_black_video(backend, model):
@@ -109,16 +109,26 @@ async def test_a_decode_that_is_not_finite_is_an_error_not_a_black_video(backend
     assert not any(response.video for response in responses(request))
 
 
-async def test_bad_input_has_its_status_and_a_refusal_is_json(backend, model):
-    request = backend.Request(
-        {"image": contract.bytes_tensor(b"hello"), "request": contract.bytes_tensor(b"[]")}
-    )
+BAD = {"image": contract.bytes_tensor(b"hello"), "request": contract.bytes_tensor(b"[]")}
+
+
+async def test_bad_input_is_an_event(backend, model):
+    request = backend.Request(BAD)
     await model.execute([request])
-    error = request.sender.responses[-1].error()
-    assert error.code() == backend.TritonError.INVALID_ARG and "request" in error.message()
+    (event,) = (response.event for response in responses(request))
+    assert (event.code, event.status) == ("invalid_argument", "INVALID_ARGUMENT")
+    assert request.sender.final
+
+
+async def test_bad_input_is_a_status_for_a_client_that_asks_for_one(backend, model):
+    request = backend.Request(BAD, wants_status=True)
+    await model.execute([request])
+    (response,) = request.sender.responses
+    assert response.error().code() == backend.TritonError.INVALID_ARG
+    assert "request" in response.error().message() and request.sender.final
 
     model._orchestrator.service.drain()
-    refused = backend.Request(pack_request(png(), GenerateRequest()))
+    refused = backend.Request(pack_request(png(), GenerateRequest()), wants_status=True)
     await model.execute([refused])
     error = refused.sender.responses[-1].error()
     assert error.code() == backend.TritonError.UNAVAILABLE
@@ -130,4 +140,4 @@ async def test_a_cancelled_request_ends_without_a_video(backend, model):
     request.sender.cancelled = True
     await model.execute([request])
     assert request.sender.final
-    assert request.sender.responses[-1].error().code() == backend.TritonError.CANCELLED
+    assert responses(request)[-1].event.status == "CANCELLED"

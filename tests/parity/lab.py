@@ -40,7 +40,9 @@ class Case:
 CASES = {
     # VAE factor 8, three levels, SVD's number of frames, a chunk of one frame at the end
     "eight": Case(
-        architecture=Architecture(unet_channels=(32, 64, 64), unet_heads=(1, 2, 2), num_frames=14, size=(64, 96)),
+        architecture=Architecture(
+            unet_channels=(32, 64, 64), unet_heads=(1, 2, 2), num_frames=14, size=(64, 96)
+        ),
         request={"decode_chunk_size": 13},
     ),
     # VAE factor 4, two wide levels of two layers
@@ -145,7 +147,10 @@ def zoetrope_frames(manifest, stages, case):
     stream = _Frames()
     with ThreadPoolExecutor(1) as media:
         pipeline = ImageToVideo(
-            manifest=manifest, stages=stages, decoder=_Picture(sample_picture(*manifest.sizes[0])), media=media
+            manifest=manifest,
+            stages=stages,
+            decoder=_Picture(sample_picture(*manifest.sizes[0])),
+            media=media,
         )
         job = Job(id="parity", request=request.validate(manifest), stream=stream)
         asyncio.run(pipeline.generate(b"", job))

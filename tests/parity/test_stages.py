@@ -65,7 +65,9 @@ def test_unet(bench, name, engine, precision, rows):
     """Two videos at different steps, each against one step of diffusers' loop of its own."""
     of = bench(name)
     inputs = unet_inputs(of, rows, sigmas=(0.9, 12.0))
-    expected = np.stack([one_step(of, rows, {k: torch.from_numpy(v[i]) for k, v in inputs.items()}) for i in (0, 1)])
+    expected = np.stack(
+        [one_step(of, rows, {k: torch.from_numpy(v[i]) for k, v in inputs.items()}) for i in (0, 1)]
+    )
     actual = of.engines(engine, precision)["unet"].run(inputs)["denoised"]
     for video in (0, 1):
         close(expected[video], actual[video], LEAST_DB[precision])

@@ -29,7 +29,6 @@ async def test_generate():
     assert server.requests == [(IMAGE, GenerateRequest(seed=7, fps=12))]
     assert video.data == scripts.video_of(*server.requests[0])
     assert (video.id, video.seed) == ("r1", 7)
-    assert server.metadata[0]["triton_grpc_error"] == "true"
     assert server.metadata[0]["x-tenant"] == "t"
 
 

@@ -15,10 +15,20 @@ from zoetrope_export.rewrites import TemporalConv2d, rewrite_decoder, rewrite_un
 from zoetrope_export.stage_modules import Unet, VaeDecoder  # noqa: E402
 
 ARCHITECTURES = {
-    "two levels": Architecture(unet_channels=(32, 64), unet_heads=(1, 2), unet_layers=2, vae_channels=(32, 64)),
+    "two levels": Architecture(
+        unet_channels=(32, 64), unet_heads=(1, 2), unet_layers=2, vae_channels=(32, 64)
+    ),
     "three levels": Architecture(unet_channels=(64, 96, 64), unet_heads=(2, 3, 1), vae_channels=(32, 32, 64)),
 }
 FRAMES = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -89,12 +99,12 @@ def test_the_cross_attention_is_computed_once_a_row(unets, architecture):
     seen = []
     for name, module in rewritten.named_modules():
         if name.endswith("cross"):
-            module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape, output.shape)))
+            module.register_forward_hook(lambda _, given, made: seen.append((given[0].shape, made.shape)))
     rewritten(*unet_inputs(2, 2, architecture))
     assert seen
-    for asked, given in seen:
-        assert asked == (4, 1, 1, architecture.embedding_dim)
-        assert given[:3] == (4, 1, 1)
+    for given, made in seen:
+        assert given == (4, 1, 1, architecture.embedding_dim)
+        assert made[:3] == (4, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ def test_a_camera_clip_moves_as_much_as_its_bucket_says(bucket):
 def test_the_known_flow_is_the_flow_that_is_seen():
     clip = scenes.make_clip(21, kind="camera", bucket=140)
     cv2 = pytest.importorskip("cv2")
-    grey = [cv2.cvtColor((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in clip.frames]
+    grey = [
+        cv2.cvtColor((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+        for f in clip.frames
+    ]
     seen = cv2.DISOpticalFlow_create(2).calc(grey[0], grey[1], None)
     inside = (slice(16, -16), slice(16, -16))
     error = np.linalg.norm(seen[inside] - clip.flow.numpy()[inside], axis=-1)

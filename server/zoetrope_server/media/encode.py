@@ -74,7 +74,7 @@ VIDEO_SPECS: Mapping[tuple[str, str], VideoSpec] = {
         suffix=".mp4",
         worst=44,
         best=8,
-        # Without mbtree: its assembly reads memory that x264 never wrote, and equal frames gave several files.
+        # Without mbtree: its assembly reads memory that was never written: equal frames gave several files.
         options={"preset": "fast", "x264-params": "mbtree=0"},
         muxer_options={"movflags": "+faststart"},
     ),

@@ -1,0 +1,230 @@
+"""`zoetrope export` and `zoetrope checkpoint random` as they are called."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from zoetrope_core.manifest import Manifest  # noqa: E402
+from zoetrope_core.specs import STAGES  # noqa: E402
+from zoetrope_export import commands, exporting  # noqa: E402
+from zoetrope_export.architectures import Architecture  # noqa: E402
+from zoetrope_export.errors import ExportError  # noqa: E402
+from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
+from zoetrope_server.engines import open_engine  # noqa: E402
+
+ARCHITECTURE = Architecture(
+    unet_channels=(32, 64),
+    unet_heads=(1, 2),
+    embedding_dim=32,
+    num_frames=3,
+    vae_channels=(32, 32),
+    clip_width=32,
+    clip_layers=1,
+    clip_heads=1,
+    clip_patch=112,
+)
+app = typer.Typer()
+app.command("export")(commands.export)
+app.add_typer(commands.checkpoint, name="checkpoint")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint")
+    write_random_checkpoint(ARCHITECTURE, directory)
+    return directory
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def export(checkpoint, out, *more, engine="openvino", size="16x24"):
+    return call("export", checkpoint, "--engine", engine, "--size", size, "--out", out, *more)
+
+
+def files(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("openvino", "bf16"), ("onnxruntime", "fp32")])
+def test_an_export_is_a_complete_repository(checkpoint, tmp_path, engine, precision):
+    out = tmp_path / "repository"
+    options = (
+        "--precision",
+        precision,
+        "--frames",
+        "3",
+        "--frames",
+        "2",
+        "--max-batch",
+        "2",
+        "--decode-chunk",
+        "2",
+    )
+    result = export(checkpoint, out, *options, "--name", "mine", engine=engine)
+    assert result.exit_code == 0, result.output
+    manifest = Manifest.load(out)
+    assert (manifest.checkpoint, manifest.engine, manifest.precision) == ("mine", engine, precision)
+    assert (manifest.sizes, manifest.num_frames) == (((16, 24),), (3, 2))
+    assert (manifest.decode_chunk_size, manifest.max_batch_size) == (2, 2)
+    report = json.loads((out / "parity.json").read_text())
+    assert report["passed"]
+    assert [stage["stage"] for stage in report["stages"]] == list(STAGES)
+    model = {"openvino": ["model.bin", "model.py", "model.xml"], "onnxruntime": ["model.onnx", "model.py"]}
+    for name in STAGES:
+        assert [path for path in files(out / name / "1") if "cache" not in path] == model[engine]
+        assert name in result.output
+    assert "image_to_video/1/model.py" in files(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+
+def test_the_first_request_finds_its_shapes_compiled(checkpoint, tmp_path):
+    out = tmp_path / "repository"
+    assert export(checkpoint, out, "--max-batch", "2", "--decode-chunk", "2").exit_code == 0
+    moved = out.rename(tmp_path / "moved")
+    manifest = Manifest.load(moved)
+    for name, stage in STAGES.items():
+        cache = moved / name / "1" / "cache"
+        before = files(cache)
+        engine = open_engine(cache.parent, stage, engine="openvino", precision="fp32")
+        shapes = 0
+        for inputs in exporting.served_shapes(stage, manifest):
+            engine.run(inputs)
+            shapes += 1
+        assert before
+        assert files(cache) == before
+        assert shapes == {"unet": 3, "vae_decoder": 2}.get(name, 1)
+
+
+def test_without_warming_up_nothing_more_is_compiled(checkpoint, tmp_path):
+    out = tmp_path / "repository"
+    assert export(checkpoint, out, "--no-warm-up", "--decode-chunk", "2").exit_code == 0
+    assert len(files(out / "unet" / "1" / "cache")) == 1
+
+
+def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path, monkeypatch):
+    """A wrong weight in one engine: exit code 1, the numbers in the message, no repository."""
+    build = exporting.build_engine
+
+    def wrong(module, stage, *arguments, **options):
+        if stage.name == "unet":
+            module.unet.conv_in.weight.data *= 1.02
+        build(module, stage, *arguments, **options)
+        if stage.name == "unet":
+            module.unet.conv_in.weight.data /= 1.02
+
+    monkeypatch.setattr(exporting, "build_engine", wrong)
+    out = tmp_path / "repository"
+    result = export(checkpoint, out, engine="onnxruntime")
+    assert result.exit_code == 1
+    assert "do not compute what the checkpoint computes: unet" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorrt"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
+        ({"size": "17x24"}, "multiples of 4"),
+        ({"size": "24"}, "give height x width"),
+        ({"size": "-8x8"}, "give height x width"),
+    ],
+)
+def test_refusals(checkpoint, tmp_path, options, message):
+    result = export(checkpoint, tmp_path / "out", **options)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(("--frames", "0"), "at least 1"), (("--precision", "fp8"), "openvino at fp8 is not supported")],
+)
+def test_refusals_of_options(checkpoint, tmp_path, more, message):
+    result = export(checkpoint, tmp_path / "out", *more)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    result = export(checkpoint, tmp_path)
+    assert result.exit_code == 1
+    assert "no Zoetrope repository" in result.output
+    assert files(tmp_path) == ["thesis.tex"]
+
+
+def test_no_checkpoint_is_said(tmp_path):
+    result = export(tmp_path, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "is no diffusers checkpoint" in result.output
+
+
+def test_sizes():
+    assert commands.parse_size("576x1024") == (576, 1024)
+    assert commands.parse_size(" 64X96 ") == (64, 96)
+    with pytest.raises(ExportError, match="--size 1x2x3"):
+        commands.parse_size("1x2x3")
+
+
+@pytest.mark.parametrize(("frames", "chunk"), [(1, 1), (6, 6), (8, 8), (9, 5), (14, 7), (25, 7)])
+def test_frames_are_decoded_in_even_chunks(frames, chunk):
+    assert exporting.default_chunk(frames) == chunk
+
+
+def test_parity_of_a_large_checkpoint_is_measured_at_a_size_that_a_cpu_can_do(checkpoint):
+    from zoetrope_export.checkpoint import open_checkpoint
+
+    opened = open_checkpoint(checkpoint)
+    facts = opened.manifest(
+        engine="onnxruntime",
+        precision="fp32",
+        sizes=((576, 1024),),
+        num_frames=(25,),
+        decode_chunk_size=7,
+        max_batch_size=1,
+    )
+    (height, width), frames = exporting.parity_size(
+        exporting.Plan(checkpoint=opened, manifest=facts, out=checkpoint)
+    )
+    assert height % opened.grid == width % opened.grid == 0
+    assert 0.8 * 128 * 256 < height * width <= 128 * 256
+    assert np.isclose(width / height, 1024 / 576, rtol=0.1)
+    assert frames == 14
+
+
+def test_a_random_checkpoint(tmp_path):
+    out = tmp_path / "tiny"
+    result = call("checkpoint", "random", "--like", "tiny", "--out", out, "--seed", "3")
+    assert result.exit_code == 0, result.output
+    assert "14 frames of 128x192" in result.output
+    assert (out / "model_index.json").is_file()
+    again = call("checkpoint", "random", "--like", "tiny", "--out", out)
+    assert again.exit_code == 1
+    assert "is not empty" in again.output
+    assert call("checkpoint", "random", "--like", "huge", "--out", out).exit_code == 2
+
+
+def test_the_commands_import_nothing_heavy():
+    heavy = "('torch', 'diffusers', 'numpy', 'openvino')"
+    code = f"import sys, zoetrope_export.commands; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
