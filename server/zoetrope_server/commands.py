@@ -30,13 +30,6 @@ def serve(
     start_timeout_s: Annotated[
         float | None, typer.Option(help="Seconds that the models may take to load (default 600).")
     ] = None,
-    stream_status: Annotated[
-        bool | None,
-        typer.Option(
-            "--stream-status/--no-stream-status",
-            help="Real status codes on streams whose client sends triton_grpc_error (one request each).",
-        ),
-    ] = None,
     restart: Annotated[
         bool | None, typer.Option("--restart/--no-restart", help="Start Triton again after a crash.")
     ] = None,

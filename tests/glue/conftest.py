@@ -1,6 +1,5 @@
 """A stand-in for `triton_python_backend_utils`, with the behaviour that was seen in the real one."""
 
-import json
 import sys
 import types
 
@@ -66,12 +65,8 @@ class Sender:
 class Request:
     """A request as a model receives it."""
 
-    def __init__(self, tensors, id="", wants_status=False):
+    def __init__(self, tensors, id=""):
         self._tensors, self._id, self.sender = tensors, id, Sender()
-        self._parameters = {"triton_grpc_error": "true"} if wants_status else {}
-
-    def parameters(self):
-        return json.dumps(self._parameters)
 
     def inputs(self):
         return [Tensor(name, array) for name, array in self._tensors.items()]

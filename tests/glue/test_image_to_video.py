@@ -1,7 +1,6 @@
 """The real `image_to_video/1/model.py` over a stand-in for Triton's python backend."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -120,19 +119,12 @@ async def test_bad_input_is_an_event(backend, model):
     assert request.sender.final
 
 
-async def test_bad_input_is_a_status_for_a_client_that_asks_for_one(backend, model):
-    request = backend.Request(BAD, wants_status=True)
-    await model.execute([request])
-    (response,) = request.sender.responses
-    assert response.error().code() == backend.TritonError.INVALID_ARG
-    assert "request" in response.error().message() and request.sender.final
-
+async def test_a_refusal_is_an_event_with_its_code(backend, model):
     model._orchestrator.service.drain()
-    refused = backend.Request(pack_request(png(), GenerateRequest()), wants_status=True)
+    refused = backend.Request(pack_request(png(), GenerateRequest()))
     await model.execute([refused])
-    error = refused.sender.responses[-1].error()
-    assert error.code() == backend.TritonError.UNAVAILABLE
-    assert json.loads(error.message())["code"] == "draining"
+    (event,) = (response.event for response in responses(refused))
+    assert (event.code, event.status) == ("draining", "UNAVAILABLE") and event.details["retry_after_s"] >= 1
 
 
 async def test_a_cancelled_request_ends_without_a_video(backend, model):

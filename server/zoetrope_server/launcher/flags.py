@@ -31,7 +31,6 @@ class TritonOptions:
         model_load_threads: models that load at the same time.
         gpu_metrics: whether Triton reports GPUs; without one it logs errors that look worse than they are.
         log_verbose: Triton's verbose level; 0 is off.
-        stream_status: forward the header with which a client asks for real status codes on its stream.
     """
 
     repository: Path
@@ -44,7 +43,6 @@ class TritonOptions:
     model_load_threads: int = 4
     gpu_metrics: bool = True
     log_verbose: int = 0
-    stream_status: bool = False
 
 
 def triton_command(
@@ -65,9 +63,6 @@ def triton_command(
         "--log-verbose": options.log_verbose,
         **_listening(options),
     }
-    if options.stream_status:
-        # Tells the entry model which clients want a real status code on their stream.
-        flags["--grpc-header-forward-pattern"] = "triton_grpc_error"
     if backends is not None:
         flags["--backend-directory"] = backends
     flags |= {name: value for name, (since, value) in _NEWER_FLAGS.items() if installation.version >= since}

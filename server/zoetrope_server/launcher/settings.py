@@ -25,7 +25,6 @@ class ServeSettings(BaseSettings):
         grace_period_s: how long running requests may take to end after a signal.
         start_timeout_s: how long the models may take to load.
         restart: start Triton again after a process died, instead of ending.
-        stream_status: give streams real status codes, to clients that ask with `triton_grpc_error`.
         max_active: requests that run at the same time; the orchestrator's default without one.
         max_waiting: requests that wait; the orchestrator's default without one.
         model_load_threads: models that load at the same time.
@@ -43,7 +42,6 @@ class ServeSettings(BaseSettings):
     grace_period_s: float = Field(default=60.0, ge=0, le=86_400)
     start_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
     restart: bool = False
-    stream_status: bool = False
     max_active: int | None = Field(default=None, ge=1)
     max_waiting: int | None = Field(default=None, ge=0)
     model_load_threads: int = Field(default=4, ge=1, le=64)

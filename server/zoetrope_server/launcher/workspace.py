@@ -98,7 +98,6 @@ class Workspace:
             model_load_threads=self._settings.model_load_threads,
             gpu_metrics=any(map(os.path.exists, _GPU_DEVICES)),
             log_verbose=self._settings.log_verbose,
-            stream_status=self._settings.stream_status,
         )
 
     def _environment(self) -> dict[str, str]:

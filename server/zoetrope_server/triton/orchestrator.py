@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,6 @@ from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.stages import ContractStages, StageCall
-from zoetrope_server.triton.errors import triton_error
-
-STATUS_HEADER = "triton_grpc_error"
-"""The gRPC header with which a client asks for real status codes on streams."""
 
 
 class BlsStages(ContractStages):
@@ -75,7 +70,6 @@ class TritonChannel:
         self._request = request
         self._sender = request.get_response_sender()
         self._text = False
-        self._sent = False
         self.id: str = request.request_id()
 
     def read(self) -> dict[str, Array]:
@@ -91,31 +85,21 @@ class TritonChannel:
     def send(self, response: Response) -> None:
         """Sends one response."""
         tensors = contract.pack_response(response, text=self._text)
-        self._sent = True
         self._sender.send(
             pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
         )
 
     def finish(self, error: ZoetropeError | None) -> None:
-        """Ends the stream; an error is a status where that is safe and asked for, else an `error` event.
+        """Ends the stream, with an `error` event first where there is an error.
 
-        With the header `triton_grpc_error` an error response ends the RPC, and Triton 2.51 crashes when one
-        meets another response on its way out. So only the first response to a request is ever an error one.
+        Never with an error response: with the header `triton_grpc_error` that ends the RPC, and Triton 2.51
+        crashes when it meets another response, or the client's cancellation, on its way out.
         """
-        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        if error is not None and not self._sent and self._wants_status():
-            self._sender.send(pb_utils.InferenceResponse(error=triton_error(error)), flags=final)
-            return
         if error is not None:
             body = error.to_event()
             code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
             self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
-        self._sender.send(flags=final)
-
-    def _wants_status(self) -> bool:
-        """Whether the client sent the header, which `--stream-status` has Triton forward as a parameter."""
-        parameters = json.loads(self._request.parameters() or "{}")
-        return str(parameters.get(STATUS_HEADER, "")).lower() == "true"
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class Orchestrator:

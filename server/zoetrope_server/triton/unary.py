@@ -42,7 +42,6 @@ class UnaryModel:
             video.append(tensors.get("video", b""))
             event = events.from_json(tensors["event"]) if "event" in tensors else None
             if isinstance(event, events.Failed):
-                # Not read further: on Triton 2.51 the error that follows never reaches this iterator.
                 error = from_code(event.code, event.message, status=event.status, details=event.details)
                 return pb_utils.InferenceResponse(error=triton_error(error))
             if isinstance(event, events.Done):
