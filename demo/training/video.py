@@ -21,9 +21,9 @@ from .loop import Run, plot, set_learning_rate
 from .start import slim
 
 logger = logging.getLogger(__name__)
-SIGMA_MEAN, SIGMA_STD = 1.0, 1.6  # of ln sigma, as SVD trained at high resolution
+SIGMA_MEAN, SIGMA_STD = 1.6, 1.7  # of ln sigma, as SVD trained at high resolution
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
-PEAK_RATE, STRAIGHT_RATE, EMA = 6e-4, 5e-5, 0.995
+PEAK_RATE, STRAIGHT_RATE, EMA = 1e-3, 1e-4, 0.99
 WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
 WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 600, 2
 REPORT_EVERY = 25

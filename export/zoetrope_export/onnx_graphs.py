@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import onnx
 import torch
@@ -22,8 +24,9 @@ FILE_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
 OPSET = 20
 """The newest opset of the TorchScript exporter."""
-INLINE_BYTES = 1 << 30
-"""Weights of more than this lie in a file of their own: one protobuf message holds 2 GiB at most."""
+_ALIGNMENT = 4096
+"""Weights begin at a multiple of this, so that a host may map them into memory."""
+_COPY_BYTES = 1 << 24
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def export_onnx(module: nn.Module, stage: StageSpec, symbols: Mapping[str, int],
                 opset_version=OPSET,
                 dynamo=False,
             )
-        _store(traced, path)
+        gather(traced, path)
     onnx.checker.check_model(str(path))
     _logger.info("%s: wrote %s", stage.name, path)
     return path
@@ -97,22 +100,47 @@ def dynamic_axes(spec: TensorSpec) -> dict[int, str]:
     return {0: "B", **symbols}
 
 
-def _store(traced: Path, path: Path) -> None:
-    """Moves a traced graph to its place, with large weights gathered into one file.
+def gather(traced: Path, path: Path) -> None:
+    """Moves a traced graph to its place, with its weights in at most one file beside it.
 
-    The exporter scatters the weights of a large model over one file for each tensor.
+    The exporter scatters the weights of a model of more than 2 GiB, which is all that one protobuf message
+    holds, over one file for each tensor. They are moved file by file, so that many gigabytes are never in
+    memory a second time.
+
+    Args:
+        traced: the graph, in a folder of its own.
+        path: where to.
     """
-    weights = sum(file.stat().st_size for file in traced.parent.iterdir())
-    if weights < INLINE_BYTES:
+    model = onnx.load(str(traced), load_external_data=False)
+    scattered = [tensor for tensor in _tensors(model.graph) if tensor.external_data]
+    if not scattered:
         shutil.move(traced, path)
         return
-    onnx.save(
-        onnx.load(str(traced)),
-        str(path),
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=WEIGHTS_NAME,
-    )
+    with (path.parent / WEIGHTS_NAME).open("wb") as sink:
+        for tensor in scattered:
+            _move_weights(tensor, traced.parent, sink)
+    onnx.save(model, str(path))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors of a graph: weights, and constants in nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _move_weights(tensor: Any, folder: Path, sink: IO[bytes]) -> None:
+    """Appends the file of a tensor to the file of all weights."""
+    places = {entry.key: entry.value for entry in tensor.external_data}
+    source = folder / places["location"]
+    sink.seek(-sink.tell() % _ALIGNMENT, os.SEEK_CUR)
+    entries = {"location": WEIGHTS_NAME, "offset": sink.tell(), "length": source.stat().st_size}
+    with source.open("rb") as stream:
+        shutil.copyfileobj(stream, sink, _COPY_BYTES)
+    source.unlink()
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def staged(target: Path) -> Iterator[Path]:
         built = Path(scratch) / "new"
         built.mkdir()
         yield built
+        _make_readable(built)
         old = Path(scratch) / "old"
         if target.exists():
             target.rename(old)
@@ -54,6 +55,12 @@ def staged(target: Path) -> Iterator[Path]:
                 old.rename(target)
             raise
     _logger.info("wrote %s", target)
+
+
+def _make_readable(directory: Path) -> None:
+    """Lets everyone read: a server often runs as another user, and some libraries write for the owner only."""
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def check_target(target: Path) -> None:

@@ -8,7 +8,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("diffusers")
 
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import engines, onnx_graphs  # noqa: E402
+from zoetrope_export import engines  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine, build_engine, to_openvino  # noqa: E402
@@ -17,7 +17,7 @@ from zoetrope_export.onnx_graphs import (  # noqa: E402
     FILE_NAME,
     WEIGHTS_NAME,
     dynamic_axes,
-    export_onnx,
+    gather,
     trace_symbols,  # noqa: E402
 )
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
@@ -137,16 +137,30 @@ def test_a_value_that_overflows_inside_is_flagged(built):
     assert engine.run({"latents": latents})["finite"].tolist() == [[False]]
 
 
-def test_large_weights_lie_in_one_file_of_their_own(checkpoint, modules, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_graphs, "INLINE_BYTES", 1000)
-    stage = STAGES["image_encoder"]
-    export_onnx(modules["image_encoder"], stage, trace_symbols(checkpoint), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, WEIGHTS_NAME]
-    assert (tmp_path / FILE_NAME).stat().st_size < (tmp_path / WEIGHTS_NAME).stat().st_size
-    engine = open_engine(tmp_path, stage, engine="onnxruntime", precision="fp32")
-    pixels = np.ones((1, 3, 224, 224), np.float32)
-    expected = TorchEngine(modules["image_encoder"], stage).run({"pixel_values": pixels})["image_embeds"]
-    assert np.abs(engine.run({"pixel_values": pixels})["image_embeds"] - expected).max() < 1e-4
+def test_scattered_weights_are_gathered_in_one_file(built, tmp_path):
+    """As the exporter leaves a model of more than 2 GiB: one file for each tensor."""
+    scattered, target = tmp_path / "scattered", tmp_path / "target"
+    scattered.mkdir()
+    target.mkdir()
+    onnx.save(
+        onnx.load(built["unet"] / FILE_NAME),
+        str(scattered / FILE_NAME),
+        save_as_external_data=True,
+        all_tensors_to_one_file=False,
+        size_threshold=0,
+    )
+    assert len(list(scattered.iterdir())) > 100
+    gather(scattered / FILE_NAME, target / FILE_NAME)
+    assert sorted(path.name for path in target.iterdir()) == [FILE_NAME, WEIGHTS_NAME]
+    assert list(scattered.iterdir()) == [scattered / FILE_NAME]
+    stage = STAGES["unet"]
+    symbols = {"C": 4, "E": 32, "K": 2, "F": 3, "h": 4, "w": 8}
+    inputs = {spec.name: np.ones((1, *spec.shape(symbols)), np.float32) for spec in stage.inputs}
+    expected, actual = (
+        open_engine(folder, stage, engine="onnxruntime", precision="fp32").run(inputs)["denoised"]
+        for folder in (built["unet"], target)
+    )
+    assert np.array_equal(expected, actual)
 
 
 def test_an_openvino_engine_leaves_no_onnx_file(checkpoint, modules, tmp_path):

@@ -40,6 +40,14 @@ def test_a_repository_is_put_in_place_when_it_is_complete(tmp_path):
     assert names(target.parent) == ["repository"]
 
 
+def test_a_server_of_another_user_can_read_it(tmp_path):
+    with repository.staged(tmp_path / "repository") as directory:
+        (directory / "unet").mkdir(mode=0o700)
+        (directory / "unet" / "model.onnx.data").touch(mode=0o600)
+    assert (tmp_path / "repository" / "unet").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "repository" / "unet" / "model.onnx.data").stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize("old", ["nothing", "an empty folder", "a repository"])
 def test_what_may_be_replaced(tmp_path, old):
     target = tmp_path / "repository"
