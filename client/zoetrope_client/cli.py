@@ -15,7 +15,7 @@ HELP = {
     "serve": "Serve a model repository with Triton.",
     "export": "Export a checkpoint to engines and a model repository.",
     "checkpoint": "Make or inspect a checkpoint.",
-    "bench": "Measure a server: load, comparisons, reports.",
+    "bench": "Measure the server beside diffusers, and its overhead.",
     "doctor": "Say what this machine can run.",
 }
 """The one-line helps, here so that `zoetrope --help` imports nothing heavy."""

@@ -58,7 +58,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def _make_readable(directory: Path) -> None:
-    """Lets everyone read: a server often runs as another user, and some libraries write for the owner only."""
+    """Lets everyone read: a server may run as another user, and some libraries write for the owner alone."""
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

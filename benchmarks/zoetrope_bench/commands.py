@@ -1,0 +1,12 @@
+"""The command `zoetrope bench`."""
+
+from __future__ import annotations
+
+import typer
+
+from zoetrope_bench.overhead import overhead
+from zoetrope_bench.side_by_side import side_by_side
+
+bench = typer.Typer(help="Measure the server.", no_args_is_help=True)
+bench.command("side-by-side")(side_by_side)
+bench.command("overhead")(overhead)
