@@ -251,12 +251,14 @@ def main(
     steps: Annotated[int, typer.Option(help="Denoising steps of the main measures.")] = 25,
     ays: Annotated[bool, typer.Option(help="The ten AYS sigmas instead of Karras'.")] = False,
     table: Annotated[bool, typer.Option(help="Also compare steps, guidance and augmentation.")] = True,
+    guidance: Annotated[float, typer.Option(help="Guidance of the last frame; 1 is none.")] = 1.5,
     count: Annotated[int, typer.Option(help="How many of the eight pictures.")] = 8,
 ) -> None:
     """Measures the demo checkpoint on pictures that its training never saw."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     some, generate = subjects()[:: 8 // count], local_generator(checkpoint)
-    base, rows, started = Settings(steps=10 if ays else steps, ays=ays), {}, time.monotonic()
+    base = Settings(steps=10 if ays else steps, ays=ays, guidance=(1.0, guidance))
+    rows, started = {}, time.monotonic()
     for subject in some:
         rows[subject.name] = sweep(generate, subject, base)
         shown = {key: value for key, value in rows[subject.name].items() if key != "video"}

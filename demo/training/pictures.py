@@ -10,6 +10,7 @@ from PIL import Image
 
 SKIMAGE, SKLEARN, MATPLOTLIB = "skimage/data", "sklearn/datasets/images", "matplotlib/mpl-data/sample_data"
 PUBLIC, CC0, CCBY = "public domain", "CC0 1.0", "CC BY 2.0"
+UNRESTRICTED, BSD = "no known copyright restrictions", "BSD-3-Clause"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,12 @@ TRAINING = (
     Picture(SKIMAGE, "camera.png", CC0, "Lav Varshney"),
     Picture(SKIMAGE, "cell.png", CC0, "Schuermann et al., red blood cell"),
     Picture(SKIMAGE, "clock_motion.png", CC0, "Stefan van der Walt"),
-    Picture(SKIMAGE, "coins.png", PUBLIC, "Brooklyn Museum, coins from Pompeii"),
-    Picture(SKIMAGE, "color.png", CC0, "scikit-image, colour wheel"),
-    Picture(SKIMAGE, "grass.png", CC0, "David Root"),
+    Picture(SKIMAGE, "coins.png", UNRESTRICTED, "Brooklyn Museum, coins from Pompeii"),
+    Picture(SKIMAGE, "color.png", BSD, "the scikit-image project, colour wheel"),
+    Picture(SKIMAGE, "grass.png", CC0, "linolafett, DeviantArt"),
     Picture(SKIMAGE, "gravel.png", CC0, "CC0Textures Gravel04"),
     Picture(SKIMAGE, "hubble_deep_field.jpg", PUBLIC, "NASA, Hubble eXtreme Deep Field"),
-    Picture(SKIMAGE, "ihc.png", PUBLIC, "Centre for Microscopy, UWA"),
+    Picture(SKIMAGE, "ihc.png", UNRESTRICTED, "Center for Microscopy and Molecular Imaging"),
     Picture(SKIMAGE, "moon.png", PUBLIC, "NASA"),
     Picture(SKIMAGE, "retina.jpg", CC0, "Häggström, Wikiversity J. Med. 2014"),
     Picture(SKLEARN, "china.jpg", CCBY, "danielbuechele, Flickr 6061409035"),

@@ -21,7 +21,8 @@ def render(stage: StageSpec, manifest: Manifest, *, queue_delay_us: int = QUEUE_
         The text of `config.pbtxt`.
     """
     batch = manifest.max_batch_size if stage.batchable else 1
-    batched = stage.name == UNET.name
+    # Where one video is all that fits, the batcher would wait for company that it cannot take.
+    batched = stage.name == UNET.name and batch > 1
     lines = [
         f'name: "{stage.name}"',
         'backend: "python"',

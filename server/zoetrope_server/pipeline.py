@@ -160,9 +160,10 @@ class ImageToVideo:
             rho=manifest.rho,
         )
         await job.progress("denoise", 0, request.num_inference_steps)
-        with job.timed("denoise"):
+        with job.timed("noise"):
             shape = (request.num_frames, *conditioning.image_latents.shape[1:])
             start = await self._in_thread(latents.initial_noise, shape, float(sigmas[0]), request.seed)
+        with job.timed("denoise"):
             model = await self.stages.prepare(conditioning)
             return await denoise(model, start, sigmas, _reporter(job))
 
