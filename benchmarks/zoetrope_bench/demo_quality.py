@@ -99,7 +99,8 @@ def local_generator(checkpoint: Path) -> Generate:
                 generator=torch.Generator().manual_seed(settings.seed),
                 output_type="np",
             ).frames[0]
-        return (video * 255).round().astype(np.uint8)
+        frames: Frames = (video * 255).round().astype(np.uint8)
+        return frames
 
     return generate
 

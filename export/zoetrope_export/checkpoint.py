@@ -74,8 +74,12 @@ class Checkpoint:
         return self._load(CLIPVisionModelWithProjection, "image_encoder")
 
     def _load(self, kind: Any, component: str) -> nn.Module:
+        folder = self.directory / component
+        files = [file.name for file in folder.glob("*.safetensors")]
+        # Some publish the half-precision files alone.
+        variant = "fp16" if files and all(".fp16." in name for name in files) else None
         try:
-            model: nn.Module = kind.from_pretrained(self.directory / component, torch_dtype=torch.float32)
+            model: nn.Module = kind.from_pretrained(folder, torch_dtype=torch.float32, variant=variant)
         except (OSError, ValueError, RuntimeError) as error:
             raise ExportError(f"{component} of {self.directory} cannot be loaded: {error}") from error
         return model.eval().requires_grad_(False)

@@ -166,6 +166,14 @@ def test_weights_that_are_missing_are_named(directory):
         open_checkpoint(directory).unet()
 
 
+def test_half_precision_files_alone_are_enough(directory):
+    for path in directory.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    checkpoint = open_checkpoint(directory)
+    for model in (checkpoint.unet(), checkpoint.vae(), checkpoint.image_encoder()):
+        assert next(model.parameters()).dtype == torch.float32
+
+
 def test_neither_a_folder_nor_an_id_is_refused(tmp_path):
     with pytest.raises(ExportError, match="neither a folder nor a checkpoint"):
         open_checkpoint(str(tmp_path / "no" / "such" / "folder"))
