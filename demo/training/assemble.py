@@ -66,6 +66,11 @@ def assemble(vae: Path, video: Path) -> StableVideoDiffusionPipeline:
     )
 
 
+def use_general_processor(index: Path) -> None:
+    """Names CLIP's processor as SVD does, not the variant that this machine happened to load."""
+    index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+
+
 def main(
     vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
     video: Annotated[Path, typer.Option(help="The folder of phase 2.")],
@@ -77,6 +82,7 @@ def main(
     pipeline = assemble(vae, video)
     pipeline.to(dtype=torch.float16 if half else torch.float32)
     pipeline.save_pretrained(out)
+    use_general_processor(out / "model_index.json")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     logger.info("%s: %.2f MB", out, size / 1e6)
 

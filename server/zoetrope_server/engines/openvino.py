@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +40,7 @@ class OpenVinoEngine:
             raise EngineError(f"no engine at {self._path}: run `zoetrope export` again")
         self._core = openvino.Core()
         self._config = {
-            "CACHE_DIR": str(directory / "cache"),
+            "CACHE_DIR": str(_cache(directory)),
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -62,3 +64,10 @@ class OpenVinoEngine:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(shapes)
         return self._compiled[shapes]
+
+
+def _cache(directory: Path) -> Path:
+    """Where compiled models are kept: beside the model, or in a temporary folder for a read-only repository."""
+    if os.access(directory, os.W_OK):
+        return directory / "cache"
+    return Path(tempfile.gettempdir()) / f"zoetrope-openvino-{os.getuid()}"
