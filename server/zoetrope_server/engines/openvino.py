@@ -67,7 +67,7 @@ class OpenVinoEngine:
 
 
 def _cache(directory: Path) -> Path:
-    """Where compiled models are kept: beside the model, or in a temporary folder for a read-only repository."""
+    """Where compiled models are kept: beside the model, or in a temporary folder if that is read-only."""
     if os.access(directory, os.W_OK):
         return directory / "cache"
     return Path(tempfile.gettempdir()) / f"zoetrope-openvino-{os.getuid()}"
