@@ -1,0 +1,44 @@
+"""Figures say whether their target was reached, and a report is saved with its machine."""
+
+import json
+
+import pytest
+
+from zoetrope_bench import side_by_side, throughput
+from zoetrope_bench.report import Figure, Report
+
+
+@pytest.mark.parametrize(
+    ("measured", "target", "at_most", "passed"),
+    [(2.0, 1.3, False, True), (1.2, 1.3, False, False), (9.0, 8.0, True, False), (8.0, 8.0, True, True)],
+)
+def test_a_target_is_reached_or_missed(measured, target, at_most, passed):
+    figure = Figure(name="x", measured=measured, target=target, at_most=at_most)
+    assert figure.passed is passed and figure.to_dict()["passed"] is passed
+
+
+def test_a_figure_without_a_target_claims_nothing():
+    assert "passed" not in Figure(name="x", measured=1.0).to_dict()
+
+
+def test_a_report_is_saved_with_machine_and_versions(tmp_path):
+    Report(benchmark="b", figures=[Figure(name="x", measured=1.0)], details={"raw": [1]}).save(
+        tmp_path / "r.json"
+    )
+    saved = json.loads((tmp_path / "r.json").read_text())
+    assert saved["machine"]["cores"] >= 1 and saved["machine"]["versions"]["numpy"]
+    assert saved["details"] == {"raw": [1]} and saved["figures"][0]["measured"] == 1.0
+
+
+def test_speed_is_the_ratio_of_medians():
+    seconds = {side_by_side.EAGER: [9.0, 10.0, 50.0], side_by_side.SERVER: [2.0, 2.0, 9.0]}
+    figures = {figure.name: figure for figure in side_by_side.report(seconds, {}).figures}
+    speed = figures[f"speed against {side_by_side.EAGER}"]
+    assert speed.measured == 5.0 and speed.passed
+    assert not any(side_by_side.COMPILED in name for name in figures)
+
+
+def test_the_gain_is_the_ratio_of_rates():
+    results = {"alone": [(10.0, 1.0)], "together": [(12.0, 3.5)], "mixed": [(11.0, 1.8)]}
+    figures = {figure.name: figure for figure in throughput.report(results, 4, {}).figures}
+    assert figures["gain"].measured == pytest.approx(1.2) and figures["gain"].passed is False
