@@ -18,7 +18,9 @@ from .motion import bucket_of, flow_of
 FRAMES, HEIGHT, WIDTH, MARGIN = 14, 128, 192, 26
 CANVAS = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
 FASTEST = 4.0  # pixels a frame, of any single layer
-RIGHTWARD = 1.0  # share of the pans and drifts that go one way: a small network learns that way first
+# How varied the camera is. A short run learns one kind of motion first; a longer one should be given more.
+PAN, ZOOM, ROLL = 1.0, 0.0, 0.0  # the share of camera clips that have each
+RIGHTWARD, TILT = 1.0, 0.15  # the share of pans and drifts that go right; the largest angle in radians
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ def seconds() -> torch.Tensor:
 
 
 def direction(rng: np.random.Generator) -> torch.Tensor:
-    """A random unit vector f32 [2], mostly to the right, within 20 degrees of the horizontal."""
-    angle, side = rng.uniform(-0.15, 0.15), 1 if rng.random() < RIGHTWARD else -1
+    """A random unit vector f32 [2], near the horizontal."""
+    angle, side = rng.uniform(-TILT, TILT), 1 if rng.random() < RIGHTWARD else -1
     return vector([side * math.cos(angle), math.sin(angle)])
 
 
@@ -72,7 +74,7 @@ def vector(values: Sequence[float]) -> torch.Tensor:
 def camera(rng: np.random.Generator) -> torch.Tensor:
     """Displacements of a pan, a zoom, a roll, or a mixture, with or without depth: f32 [F,H,W,2]."""
     grid, time = pixel_grid(), seconds()
-    pan, zoom, roll = rng.random(3) < (1.0, 0.0, 0.0)
+    pan, zoom, roll = rng.random(3) < (PAN, ZOOM, ROLL)
     depth = torch.ones(HEIGHT, WIDTH, 1)
     if rng.random() < 0.5:
         slope = torch.linspace(-0.5, 0.5, HEIGHT).view(-1, 1, 1) * rng.uniform(0, 1)
