@@ -120,7 +120,7 @@ def request_share(
         ]
     total = statistics.median(seconds[1:]) * 1000
     figure = Figure(
-        name="orchestration's share of a request",
+        name="share of a request: its steps without the UNet",
         measured=100 * noop / total,
         unit="%",
         target=5.0,

@@ -1,4 +1,4 @@
-"""This server beside diffusers: the same checkpoint, image, parameters and threads, in one run.
+"""This server beside diffusers: the same checkpoint, image and parameters, all cores each, in one run.
 
     python -m zoetrope_bench.side_by_side CHECKPOINT REPOSITORY [--json FILE]
 
@@ -101,15 +101,12 @@ def side_by_side(
     image: Annotated[Path, typer.Option(help="the picture to animate")],
     steps: Annotated[int, typer.Option(help="denoising steps")] = 25,
     rounds: Annotated[int, typer.Option(help="measured rounds")] = 3,
-    threads: Annotated[int | None, typer.Option(help="torch's threads; all cores by default")] = None,
     compiled: Annotated[bool, typer.Option(help="measure torch.compile too")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="where the report goes")] = None,
 ) -> None:
     """Measures this server, diffusers eager FP32 and diffusers torch.compile BF16 in one run."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
     console = Console(stderr=True)
     manifest, photo = Manifest.load(repository), image.read_bytes()
     contenders = {EAGER: diffusers_contender(checkpoint, manifest, photo, steps, fast=False)}

@@ -22,6 +22,8 @@ UNARY_MODEL = "image_to_video_unary"
 PIECE_BYTES = 3 << 18
 """The most bytes of video in one response: 1 MiB as base64, and a multiple of 3, so that joined base64 pieces
 are base64. (A default gRPC receiver refuses more than 4 MiB; one 10 MB send stalls a loop for 80 ms.)"""
+MAX_IMAGE_BYTES = 28 << 20
+"""The most bytes of an image as sent, base64 included; looked at before anything is done with them."""
 REQUEST_INPUTS = ("image", "mask", "request")
 RESPONSE_OUTPUTS = ("event", "preview", "frames", "video")
 
@@ -54,13 +56,21 @@ def unpack_request(tensors: Mapping[str, Array]) -> tuple[bytes, GenerateRequest
 
     Raises:
         InvalidRequest: a tensor of another shape, a mask, or anything `GenerateRequest.from_json` refuses.
-        InvalidImage: the image is absent or empty.
+        InvalidImage: the image is absent, empty or larger than `MAX_IMAGE_BYTES`.
     """
     if "mask" in tensors:
         raise InvalidRequest(
             "mask: motion masks are not supported by this server", field="mask", allowed="no mask"
         )
-    image = unwrap_base64(_single(tensors, "image"))
+    image = _single(tensors, "image")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise InvalidImage(
+            f"image: got {len(image)} bytes, allowed are {MAX_IMAGE_BYTES}",
+            field="image",
+            value=str(len(image)),
+            allowed=f"at most {MAX_IMAGE_BYTES} bytes",
+        )
+    image = unwrap_base64(image)
     if not image:
         raise InvalidImage("image: got 0 bytes, allowed is an encoded JPEG, PNG or WebP", field="image")
     text = _single(tensors, "request")
@@ -69,8 +79,7 @@ def unpack_request(tensors: Mapping[str, Array]) -> tuple[bytes, GenerateRequest
 
 def sent_as_text(tensors: Mapping[str, Array]) -> bool:
     """Whether the image came as base64: the client speaks JSON then, and gets the video as base64 too."""
-    image = _single(tensors, "image")
-    return unwrap_base64(image) is not image
+    return not _single(tensors, "image").startswith(_MAGIC)
 
 
 def pack_response(response: Response, *, text: bool = False) -> dict[str, Array]:

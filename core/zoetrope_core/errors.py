@@ -1,8 +1,8 @@
 """The error tree. Each error owns the code that travels on the wire.
 
 The way of an error: whatever raises it (validation, media, a stage, the queue) raises one of these;
-the one wrapper around every request turns it into an `error` event (`to_event()`) and ends the stream
-with the Triton status named by `status`.
+the one wrapper around every request turns it into an `error` event (`to_event()`), the last of the stream;
+the unary model ends its call with the gRPC status named by `status`.
 
 Tree::
 

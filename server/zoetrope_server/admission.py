@@ -82,8 +82,9 @@ class Admission:
         if place in self._waiting:
             self._waiting.remove(place)
             return
-        weight = 0.2 if self._mean_seconds else 1.0
-        self._mean_seconds += weight * (place.seconds() - self._mean_seconds)
+        if place.seconds:
+            weight = 0.2 if self._mean_seconds else 1.0
+            self._mean_seconds += weight * (place.seconds - self._mean_seconds)
         if self._waiting:
             self._waiting.popleft().give_turn()
         else:
@@ -98,15 +99,16 @@ class Place:
         self._admission = admission
         self._turn = asyncio.Event()
         self._since = 0.0
+        self.seconds = 0.0
 
     def give_turn(self) -> None:
         """From now on the request may run."""
         self._since = time.monotonic()
         self._turn.set()
 
-    def seconds(self) -> float:
-        """How long the request has been running."""
-        return time.monotonic() - self._since
+    def served(self) -> None:
+        """The request ended well: its time says how long the next ones will take."""
+        self.seconds = time.monotonic() - self._since
 
     async def turn(self, on_wait: OnWait) -> None:
         """Waits until the request may run; see `OnWait`."""

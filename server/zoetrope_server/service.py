@@ -59,6 +59,7 @@ class _Ticket:
     channel: Channel
     media: Executor
     task: asyncio.Task[None] | None = None
+    sending: asyncio.Future[None] | None = None
     failure: ZoetropeError | None = None
 
     def check(self) -> None:
@@ -72,7 +73,9 @@ class _Ticket:
             self.channel.send(response)
         else:
             # Megabytes are copied: in a thread, so that other requests' steps go on.
-            await asyncio.get_running_loop().run_in_executor(self.media, self.channel.send, response)
+            loop = asyncio.get_running_loop()
+            self.sending = loop.run_in_executor(self.media, self.channel.send, response)
+            await asyncio.shield(self.sending)
 
     def abort(self, error: ZoetropeError) -> None:
         """Ends the request even while it waits for a stage; on the event loop."""
@@ -119,6 +122,9 @@ class Service:
         ticket.task = asyncio.create_task(self._run(ticket, timings))
         self._tickets[ticket.id] = ticket
         await asyncio.wait([ticket.task])
+        if ticket.sending is not None:
+            # A cancelled request may have left a copy under way, and nothing may follow the end of a stream.
+            await asyncio.wait([ticket.sending])
         self._tickets.pop(ticket.id, None)
         error = _outcome(ticket)
         _log(ticket.id, error, time.perf_counter() - began, timings)
@@ -168,6 +174,7 @@ class Service:
             await place.turn(on_wait)
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
             await self._pipeline.generate(image, job)
+            place.served()
 
     def _name(self, asked: str) -> str:
         """The name of a request: the client's, made unique where another running request has it."""

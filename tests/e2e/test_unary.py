@@ -117,3 +117,20 @@ def test_several_unary_requests_run_side_by_side(server):
         thread.join(120)
     inferences, executions = (now - then for now, then in zip(counts(server), before, strict=True))
     assert len(results) == 4 and inferences == 24 and executions < 22, "they share executions"
+
+
+def test_a_flood_of_unary_requests_is_refused_beyond_the_queue(server):
+    answers = []
+
+    def work():
+        answers.append(post(server, "image_to_video_unary/generate", body(num_inference_steps=6)))
+
+    threads = [threading.Thread(target=work) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    statuses = [status for status, _ in answers]
+    assert 16 <= statuses.count(200) <= 24 and statuses.count(503) == 30 - statuses.count(200)
+    assert all("maximum queue size" in answer for status, answer in answers if status == 503)

@@ -133,3 +133,19 @@ async def test_a_cancelled_request_ends_without_a_video(backend, model):
     await model.execute([request])
     assert request.sender.final
     assert responses(request)[-1].event.status == "CANCELLED"
+
+
+async def test_a_stream_whose_error_cannot_be_sent_still_ends(backend, model, monkeypatch):
+    request = backend.Request(BAD)
+    sent = request.sender.send
+    monkeypatch.setattr(
+        request.sender, "send", lambda response=None, flags=0: _fail_unless_final(sent, flags)
+    )
+    await model.execute([request])
+    assert request.sender.final
+
+
+def _fail_unless_final(send, flags):
+    if not flags:
+        raise RuntimeError("no shared memory is left")
+    send(flags=flags)

@@ -42,11 +42,12 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
         started.append(DecodeWorkers(limits, workers=workers, function=function))
         return started[-1]
 
+    children = set(psutil.Process().children())
     descriptors = set(os.listdir("/proc/self/fd"))
     yield start
     for pool in started:
         pool.close()
-    await until(lambda: not psutil.Process().children())
+    await until(lambda: set(psutil.Process().children()) <= children)
     assert set(os.listdir("/proc/self/fd")) <= descriptors
 
 
@@ -231,7 +232,9 @@ async def test_a_worker_killed_while_idle_is_replaced_unnoticed(start: Start) ->
     pool = start(workers=1)
     pid = await worker_pid(pool)
     os.kill(pid, signal.SIGKILL)
+    # All of its threads: the process can only be waited for once the last one has gone.
     await until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    await until(lambda: len(os.listdir(f"/proc/{pid}/task")) == 1)
     assert (await pool.decode(b"fine"))[0, 0, 0] == 4
 
 
@@ -297,7 +300,9 @@ async def test_a_worker_imports_little(start: Start) -> None:
 async def test_many_images_leave_nothing_behind(start: Start) -> None:
     pool = start(function="zoetrope_server.media.decode:decode_image", workers=1)
     data, _ = picture(400, 300)
-    child = psutil.Process().children()[0]
+    child = next(
+        each for each in psutil.Process().children() if "zoetrope_server.media.worker" in each.cmdline()
+    )
     sizes, descriptors = [], []
     for _ in range(3):
         for _ in range(40):

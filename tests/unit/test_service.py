@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 
 import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
@@ -148,3 +149,35 @@ async def test_a_client_that_goes_away_frees_its_slot():
     await asyncio.wait_for(task, 2)
     assert isinstance(channel.finished[0], Cancelled) and gate.reached == 1
     assert served.status()["active"] == 0
+
+
+async def test_the_stream_ends_only_after_a_send_that_was_under_way():
+    inside, go = threading.Event(), threading.Event()
+
+    class SlowChannel(FakeChannel):
+        def send(self, response):
+            if response.video is not None:
+                inside.set()
+                assert go.wait(5)
+            super().send(response)
+
+    served, channel = service(), SlowChannel(id="slow", num_inference_steps=1)
+    task = asyncio.create_task(served.serve(channel))
+    await asyncio.to_thread(inside.wait, 5)
+    served.cancel("slow")
+    await asyncio.sleep(0.05)
+    assert not channel.finished, "a copy is still under way"
+    go.set()
+    await asyncio.wait_for(task, 2)
+    assert isinstance(channel.finished[0], Cancelled)
+
+
+async def test_only_requests_that_end_well_say_how_long_others_take():
+    served = service()
+    await served.serve(FakeChannel({}))
+    assert served.admission.retry_after_s() == 1.0
+    served.admission._mean_seconds = 30.0
+    channel = FakeChannel(num_inference_steps=1)
+    channel.hung_up = True
+    await served.serve(channel)
+    assert served.admission._mean_seconds == 30.0

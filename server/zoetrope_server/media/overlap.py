@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from zoetrope_core.specs import Array
 from zoetrope_server.media.encode import VideoEncoder
+
+T = TypeVar("T")
 
 
 class OverlappedEncoder:
@@ -18,7 +23,7 @@ class OverlappedEncoder:
         """Takes the encoder over."""
         self._encoder = encoder
         self._executor = executor
-        self._pending: asyncio.Future[None] | None = None
+        self._pending: asyncio.Future[Any] | None = None
 
     async def __aenter__(self) -> Self:
         """Itself."""
@@ -28,23 +33,28 @@ class OverlappedEncoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Lets the thread end and frees the codec, whether the video is finished or not."""
-        if self._pending is not None:
-            await asyncio.wait([self._pending])
+        while self._pending is not None and not self._pending.done():
+            # Another cancellation may interrupt the wait; the thread still holds the codec then.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self._pending])
         with self._encoder:
             pass
 
     async def add(self, frames: Array) -> None:
         """Starts to encode u8 [f,H,W,3], once the chunk before is done; raises MediaFailed for that one."""
         await self._settle()
-        loop = asyncio.get_running_loop()
-        self._pending = loop.run_in_executor(self._executor, self._encoder.add, frames)
+        self._pending = self._in_thread(self._encoder.add, frames)
 
     async def finish(self) -> bytes:
         """The encoded video; raises MediaFailed."""
         await self._settle()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._encoder.finish)
+        finishing = self._pending = self._in_thread(self._encoder.finish)
+        return await asyncio.shield(finishing)
 
     async def _settle(self) -> None:
         """Waits for the running chunk; a cancelled wait leaves it running for `__aexit__`."""
         if self._pending is not None:
             await asyncio.shield(self._pending)
+
+    def _in_thread(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *arguments))

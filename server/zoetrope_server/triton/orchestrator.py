@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.stages import ContractStages, StageCall
+
+_logger = logging.getLogger(__name__)
 
 
 class BlsStages(ContractStages):
@@ -95,11 +98,19 @@ class TritonChannel:
         Never with an error response: with the header `triton_grpc_error` that ends the RPC, and Triton 2.51
         crashes when it meets another response, or the client's cancellation, on its way out.
         """
-        if error is not None:
-            body = error.to_event()
-            code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
-            self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
-        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        try:
+            if error is not None:
+                self._send_error(error)
+        except Exception:
+            _logger.exception("the error of request %s could not be sent", self.id)
+        finally:
+            # Without it the client would wait for good.
+            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _send_error(self, error: ZoetropeError) -> None:
+        body = error.to_event()
+        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+        self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
 
 
 class Orchestrator:

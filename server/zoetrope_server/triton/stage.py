@@ -22,7 +22,7 @@ class TritonPythonModel:
     """Hosts the engine of the stage that the model is named after."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the engine and runs it once at the default shapes, so that the first request is quick."""
+        """Opens the engine and runs it once at the default shapes, so that a plain first request is quick."""
         model = Path(args["model_repository"])
         self._stage = STAGES[args["model_name"]]
         logs.configure(self._stage.name)
