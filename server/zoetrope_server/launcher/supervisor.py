@@ -27,6 +27,8 @@ from zoetrope_server.launcher.watch import ProcessWatch, Watched
 from zoetrope_server.launcher.workspace import Workspace, check_repository
 
 _logger = logging.getLogger(__name__)
+_LAST_PROBES_S = 0.3
+"""How long probes still learn why the server ends after a process died; streams are broken before that."""
 _TICK_S = 0.1
 _FAIL_TIMEOUT_S = 0.5
 _ERRORS_OUT_S = 1.0
@@ -127,6 +129,8 @@ class Supervisor:
                 code = self._run_once(workspace)
                 while code is ExitCode.PROCESS_LOST and self._may_restart():
                     code = self._run_again(workspace)
+                if code is ExitCode.PROCESS_LOST:
+                    time.sleep(_LAST_PROBES_S)
                 return code
 
     def _run_again(self, workspace: Workspace) -> ExitCode:
