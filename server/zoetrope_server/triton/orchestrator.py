@@ -59,8 +59,8 @@ class _Memory:
 def _held(response: Any, tensor: Any) -> Array:
     """The tensor as an array without a copy.
 
-    The array holds its response too: nothing says that what `as_numpy` returns does, and without the response the
-    shared memory under the array would belong to the next one.
+    The array holds its response too: nothing says that what `as_numpy` returns does, and without the
+    response the shared memory under the array would belong to the next one.
     """
     return np.asarray(_Memory(response, tensor))
 
