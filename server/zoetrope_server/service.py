@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -61,21 +62,45 @@ class _Ticket:
     task: asyncio.Task[None] | None = None
     sending: asyncio.Future[None] | None = None
     failure: ZoetropeError | None = None
+    outbox: deque[Response] = field(default_factory=deque)
+    broken: Exception | None = None
 
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure
+        if self.broken is not None:
+            raise self.broken
         if self.channel.cancelled():
             raise Cancelled("the client has cancelled")
 
     async def send(self, response: Response) -> None:
+        """Sends in order: an event as soon as the caller waits for something, megabytes in a thread.
+
+        An event costs as much as the arithmetic of a sampler's step. This way it goes out while the next
+        stage call is already under way.
+        """
+        loop = asyncio.get_running_loop()
         if response.video is None and response.frames is None:
-            self.channel.send(response)
-        else:
-            # Megabytes are copied: in a thread, so that other requests' steps go on.
-            loop = asyncio.get_running_loop()
-            self.sending = loop.run_in_executor(self.media, self.channel.send, response)
-            await asyncio.shield(self.sending)
+            self.outbox.append(response)
+            loop.call_soon(self._flush_later)
+            return
+        self.flush()
+        # Megabytes are copied: in a thread, so that other requests' steps go on.
+        self.sending = loop.run_in_executor(self.media, self.channel.send, response)
+        await asyncio.shield(self.sending)
+
+    def flush(self) -> None:
+        """Sends now what has not been sent yet."""
+        while self.outbox:
+            self.channel.send(self.outbox.popleft())
+
+    def _flush_later(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:
+            # Nobody awaits this; the request meets it at its next check.
+            self.outbox.clear()
+            self.broken = error
 
     def abort(self, error: ZoetropeError) -> None:
         """Ends the request even while it waits for a stage; on the event loop."""
@@ -174,6 +199,7 @@ class Service:
             await place.turn(on_wait)
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
             await self._pipeline.generate(image, job)
+            ticket.flush()
             place.served()
 
     def _name(self, asked: str) -> str:
@@ -182,11 +208,12 @@ class Service:
         return unique if not asked else f"{asked}-{unique}" if asked in self._tickets else asked
 
     def _adopt_loop(self) -> None:
-        """Sizes the loop's default executor: each running request may wait for one stage call in it."""
+        """Sizes the loop's default executor: each running request waits for one stage call in it."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            calls = ThreadPoolExecutor(self.admission.max_active, thread_name_prefix="stage-call")
+            # A cancelled request frees its place while its last call still holds a thread.
+            calls = ThreadPoolExecutor(2 * self.admission.max_active, thread_name_prefix="stage-call")
             loop.set_default_executor(calls)
 
     def _on_loop(self, function: Callable[[], None]) -> None:

@@ -181,3 +181,32 @@ async def test_only_requests_that_end_well_say_how_long_others_take():
     channel.hung_up = True
     await served.serve(channel)
     assert served.admission._mean_seconds == 30.0
+
+
+async def test_a_step_is_told_while_the_next_one_is_computed():
+    told = []
+    channel = FakeChannel(num_inference_steps=3)
+
+    async def gate():
+        await asyncio.sleep(0)  # a stage call lets the event loop go on
+        told.append(sum(getattr(event, "stage", "") == "denoise" for event in channel.events))
+
+    await service(FakeStages(gate=gate)).serve(channel)
+    assert channel.finished == [None]
+    assert told == [1, 2, 3], "steps 0, 1 and 2 were told during calls 1, 2 and 3"
+
+
+@pytest.mark.parametrize("number", [0, 3])
+async def test_a_response_that_cannot_be_sent_ends_the_request(number):
+    class Broken(FakeChannel):
+        def send(self, response):
+            if len(self.sent) == number:
+                raise RuntimeError("no shared memory")
+            super().send(response)
+
+    channel = Broken(num_inference_steps=20)
+    stages = FakeStages()
+    await service(stages).serve(channel)
+    (error,) = channel.finished
+    assert error.code == "internal" and len(channel.sent) == number
+    assert "decode" not in [stage for stage, _ in stages.calls]
