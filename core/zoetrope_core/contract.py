@@ -22,6 +22,8 @@ UNARY_MODEL = "image_to_video_unary"
 PIECE_BYTES = 3 << 18
 """The most bytes of video in one response: 1 MiB as base64, and a multiple of 3, so that joined base64 pieces
 are base64. (A default gRPC receiver refuses more than 4 MiB; one 10 MB send stalls a loop for 80 ms.)"""
+TEXT_UNIT = 3
+"""Base64 of so many bytes, or of a multiple, needs no padding, so that more may follow."""
 MAX_IMAGE_BYTES = 28 << 20
 """The most bytes of an image as sent, base64 included; looked at before anything is done with them."""
 REQUEST_INPUTS = ("image", "mask", "request")

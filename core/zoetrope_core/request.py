@@ -87,6 +87,7 @@ class GenerateRequest:
     codec: str = _choice(("h264",), "codec of the video")
     quality: int = _number(int, 80, 0, 100, "quality of the encoded video")
     stream_frames: bool = _flag("send the decoded frames too, chunk by chunk")
+    stream_video: bool = _flag("send the video while it is made, as fragments")
 
     @classmethod
     def from_json(cls, text: bytes | str) -> GenerateRequest:

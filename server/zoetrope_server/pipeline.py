@@ -25,6 +25,7 @@ from zoetrope_core.specs import Array
 from zoetrope_server.media.encode import VideoEncoder
 from zoetrope_server.media.fit import fit
 from zoetrope_server.media.overlap import OverlappedEncoder
+from zoetrope_server.sending import VideoSender
 from zoetrope_server.stages import Conditioning, Stages
 
 T = TypeVar("T")
@@ -59,12 +60,14 @@ class Job:
         request: what to generate.
         stream: where responses go.
         timings: seconds by stage, growing.
+        text: whether the client speaks JSON and gets the video as base64.
     """
 
     id: str
     request: ValidRequest
     stream: Stream
     timings: dict[str, float] = field(default_factory=dict)
+    text: bool = False
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -112,12 +115,10 @@ class ImageToVideo:
         frame = await self._read_image(data, job)
         conditioning = await self._condition(frame, job)
         clean = await self._denoise(conditioning, job)
-        video = await self._render(clean, job)
-        for piece in contract.pieces(video):
-            job.stream.check()
-            await job.stream.send(Response(video=piece))
+        sender = VideoSender(partial(_send_video, job), unit=contract.TEXT_UNIT if job.text else 1)
+        await sender.last(await self._render(clean, job, sender))
         job.timings["total"] = time.perf_counter() - began
-        await job.stream.send(Response(event=self._done(job, len(video))))
+        await job.stream.send(Response(event=self._done(job, sender.sent)))
 
     async def _read_image(self, data: bytes, job: Job) -> Array:
         """The encoded image as a frame u8 [H,W,3] of the video's size."""
@@ -167,16 +168,20 @@ class ImageToVideo:
             model = await self.stages.prepare(conditioning)
             return await denoise(model, start, sigmas, _reporter(job))
 
-    async def _render(self, clean: Array, job: Job) -> bytes:
-        """Decodes chunk by chunk while the chunk before is being encoded; the encoded video."""
+    async def _render(self, clean: Array, job: Job, sender: VideoSender) -> bytes:
+        """Decodes chunk by chunk while the chunk before is being encoded; what of the video is unsent."""
         request = job.request
         unscaled = clean / clean.dtype.type(self.manifest.scaling_factor)
         starts = range(0, len(unscaled), request.decode_chunk_size)
         encoder = VideoEncoder(
-            fps=request.fps, format=request.format, codec=request.codec, quality=request.quality
+            fps=request.fps,
+            format=request.format,
+            codec=request.codec,
+            quality=request.quality,
+            streams=request.stream_video,
         )
         await job.progress("decode", 0, len(starts))
-        async with OverlappedEncoder(encoder, self.media) as encoding:
+        async with OverlappedEncoder(encoder, self.media, sender.part) as encoding:
             for number, start in enumerate(starts, start=1):
                 with job.timed("decode"):
                     frames = await self.stages.decode(unscaled[start : start + request.decode_chunk_size])
@@ -206,6 +211,12 @@ class ImageToVideo:
 def _augmented(frame: Array, request: ValidRequest) -> Array:
     """The input of the VAE encoder: f32 [1,3,H,W] with augmentation noise."""
     return latents.augment(image.for_vae(frame), request.noise_aug_strength, request.seed)
+
+
+async def _send_video(job: Job, piece: bytes) -> None:
+    """Sends a piece of the video, if the job may go on."""
+    job.stream.check()
+    await job.stream.send(Response(video=piece))
 
 
 def _reporter(job: Job) -> OnStep:

@@ -84,9 +84,12 @@ class _Ticket:
             self.outbox.append(response)
             loop.call_soon(self._flush_later)
             return
+        while self.sending is not None and not self.sending.done():
+            await asyncio.wait([self.sending])  # frames and a part of the video may come together
         self.flush()
         # Megabytes are copied: in a thread, so that other requests' steps go on.
         self.sending = loop.run_in_executor(self.media, self.channel.send, response)
+        self.sending.add_done_callback(lambda _: self._flush_later())
         await asyncio.shield(self.sending)
 
     def flush(self) -> None:
@@ -95,6 +98,8 @@ class _Ticket:
             self.channel.send(self.outbox.popleft())
 
     def _flush_later(self) -> None:
+        if self.sending is not None and not self.sending.done():
+            return  # its end calls again
         try:
             self.flush()
         except Exception as error:
@@ -185,7 +190,8 @@ class Service:
 
     async def _run(self, ticket: _Ticket, timings: dict[str, float]) -> None:
         """The request from its tensors to its last response."""
-        image, asked = contract.unpack_request(ticket.channel.read())
+        tensors = ticket.channel.read()
+        image, asked = contract.unpack_request(tensors)
         request = asked.validate(self.manifest, drawn_seed=secrets.randbits(53))
 
         async def on_wait(before: int, due: bool) -> None:
@@ -197,7 +203,8 @@ class Service:
             accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
             await ticket.send(Response(event=accepted))
             await place.turn(on_wait)
-            job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
+            text = contract.sent_as_text(tensors)
+            job = Job(id=ticket.id, request=request, stream=ticket, timings=timings, text=text)
             await self._pipeline.generate(image, job)
             ticket.flush()
             place.served()

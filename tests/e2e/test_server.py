@@ -15,7 +15,7 @@ from rawtriton import PHOTO, counts, frames_of, parts, psnr, raw_inputs, settled
 from tritonclient import grpc as triton
 from tritonclient.grpc import aio as triton_aio
 
-from zoetrope_core.contract import bytes_tensor, pack_request
+from zoetrope_core.contract import PIECE_BYTES, bytes_tensor, pack_request
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_core.events import Accepted, Done, Failed, Progress
 from zoetrope_core.manifest import Manifest
@@ -48,6 +48,30 @@ def test_events_come_in_order_and_frames_when_asked(client):
     steps = [event.step for event in events if isinstance(event, Progress) and event.stage == "denoise"]
     assert steps == [0, 1, 2, 3]
     assert frames_of(responses).shape == (6, 64, 96, 3)
+
+
+def test_the_video_comes_while_later_chunks_are_decoded(client):
+    fields = {"seed": 3, "num_inference_steps": 2, "decode_chunk_size": 2, "fps": 9}
+    responses = list(client.stream(PHOTO, stream_video=True, **fields))
+    pieces = [response.video for response in responses if response.video is not None]
+    first = next(number for number, response in enumerate(responses) if response.video is not None)
+    (last,) = (
+        number
+        for number, response in enumerate(responses)
+        if isinstance(response.event, Progress)
+        and (response.event.stage, response.event.step) == ("decode", response.event.steps)
+    )
+    assert first < last, "the first piece is there before the last chunk is decoded"
+    assert len(pieces) >= 3 and all(len(piece) <= PIECE_BYTES for piece in pieces)
+    with av.open(io.BytesIO(b"".join(pieces))) as container:
+        (stream,) = container.streams.video
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert (len(frames), frames[0].shape, stream.average_rate) == (6, (64, 96, 3), 9)
+        colours = ("colorspace", "color_primaries", "color_trc", "color_range")
+        assert [getattr(stream.codec_context, name) for name in colours] == [1, 1, 1, 1]
+    again = client.generate(PHOTO, stream_video=True, **fields)
+    assert again.data == b"".join(pieces), "equal requests give equal bytes"
+    assert client.generate(PHOTO, **fields).data != again.data
 
 
 def test_the_server_computes_what_the_engines_compute(client, repository):

@@ -87,6 +87,15 @@ def test_generate_stream_gives_server_sent_events(server):
     assert b"ftyp" in video[:12]
 
 
+def test_a_video_streamed_to_a_json_client_joins_to_base64(server, client):
+    fields = {"seed": 4, "num_inference_steps": 1, "decode_chunk_size": 1, "stream_video": True}
+    status, answer = post(server, "image_to_video/generate_stream", body(**fields))
+    messages = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: ")]
+    pieces = [message["video"] for message in messages if message.get("video")]
+    assert status == 200 and len(pieces) >= 3
+    assert base64.b64decode("".join(pieces), validate=True) == client.generate(PHOTO, **fields).data
+
+
 def test_a_unary_client_that_gives_up_stops_the_inner_work(server):
     before = settled(server)
     with triton.InferenceServerClient(server.url) as connection:

@@ -1,8 +1,11 @@
 """The pipeline over fake stages: order, shapes, conditioning, chunks, errors and cancellation."""
 
 import asyncio
+import base64
+import io
 from concurrent.futures import ThreadPoolExecutor
 
+import av
 import numpy as np
 import pytest
 from fakes import MANIFEST, FakeDecoder, FakeStages, png
@@ -38,11 +41,11 @@ def media():
         yield pool
 
 
-async def run(media, stages=None, stream=None, **fields):
+async def run(media, stages=None, stream=None, text=False, **fields):
     stages, stream = stages or FakeStages(), stream or Recorder()
     request = GenerateRequest(**fields).validate(MANIFEST, drawn_seed=7)
     pipeline = ImageToVideo(manifest=MANIFEST, stages=stages, decoder=FakeDecoder(), media=media)
-    await pipeline.generate(png(), Job(id="test", request=request, stream=stream))
+    await pipeline.generate(png(), Job(id="test", request=request, stream=stream, text=text))
     return stages, stream
 
 
@@ -142,3 +145,56 @@ async def test_a_cancelled_task_ends_while_a_step_hangs(media):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 2)
+
+
+def kinds_of(stream):
+    """Video pieces and the ends of decoded chunks, in the order in which they were sent."""
+    for response in stream.sent:
+        if response.video is not None:
+            yield "video"
+        elif isinstance(response.event, Progress) and response.event.stage == "decode":
+            yield response.event.step
+
+
+class SlowDecoding(FakeStages):
+    """Stages whose decoder lets the event loop go on, as an engine does."""
+
+    async def decode(self, latents):
+        await asyncio.sleep(0.05)
+        return await super().decode(latents)
+
+
+@pytest.mark.parametrize("text", [False, True])
+async def test_the_video_is_sent_while_later_chunks_are_decoded(media, text):
+    request = {"num_inference_steps": 1, "seed": 1, "decode_chunk_size": 2}
+    _, whole = await run(media, SlowDecoding(), **request)
+    assert list(kinds_of(whole)) == [0, 1, 2, 3, "video"]
+    _, stream = await run(media, SlowDecoding(), text=text, stream_video=True, **request)
+    assert list(kinds_of(stream)) == [0, 1, "video", 2, "video", 3, "video", "video"]
+    pieces = [response.video for response in stream.sent if response.video is not None]
+    assert stream.sent[-1].event.video_bytes == len(b"".join(pieces))
+    with av.open(io.BytesIO(b"".join(pieces))) as container:
+        assert len(list(container.decode(video=0))) == 6
+    if text:
+        joined = b"".join(base64.b64encode(piece) for piece in pieces)
+        assert base64.b64decode(joined, validate=True) == b"".join(pieces)
+
+
+async def test_frames_and_video_may_be_streamed_together(media):
+    _, stream = await run(media, num_inference_steps=1, stream_video=True, stream_frames=True)
+    assert sum(len(r.frames) for r in stream.sent if r.frames is not None) == 6
+    assert stream.sent[-1].event.video_bytes == sum(len(r.video) for r in stream.sent if r.video)
+
+
+async def test_a_client_that_goes_away_between_pieces_gets_no_more(media):
+    class Leaves(Recorder):
+        def check(self):
+            if any(response.video for response in self.sent):
+                raise Cancelled("gone")
+
+    stream = Leaves()
+    with pytest.raises(Cancelled):
+        await run(
+            media, SlowDecoding(), stream, num_inference_steps=1, decode_chunk_size=1, stream_video=True
+        )
+    assert sum(response.video is not None for response in stream.sent) == 1

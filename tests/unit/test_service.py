@@ -1,9 +1,11 @@
 """The service: every stream ends once, the queue is bounded, failures and cancellations arrive."""
 
 import asyncio
+import base64
 import json
 import logging
 import threading
+import time
 
 import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
@@ -210,3 +212,39 @@ async def test_a_response_that_cannot_be_sent_ends_the_request(number):
     (error,) = channel.finished
     assert error.code == "internal" and len(channel.sent) == number
     assert "decode" not in [stage for stage, _ in stages.calls]
+
+
+async def test_responses_of_one_request_are_sent_one_at_a_time():
+    """Frames, a part of the video and events may be due at once; the transport sees one after the other."""
+    inside = threading.Lock()
+
+    class OneAtATime(FakeChannel):
+        overlaps = 0
+
+        def send(self, response):
+            if not inside.acquire(blocking=False):
+                self.overlaps += 1
+                return
+            time.sleep(0.02)
+            super().send(response)
+            inside.release()
+
+    fields = {"num_inference_steps": 1, "decode_chunk_size": 1, "stream_frames": True, "stream_video": True}
+    channel = OneAtATime(**fields)
+    await service().serve(channel)
+    assert channel.finished == [None] and channel.overlaps == 0
+    decoded = [event.step for event in channel.events if getattr(event, "stage", "") == "decode"]
+    assert decoded == [0, 1, 2, 3, 4, 5, 6] and isinstance(channel.events[-1], Done)
+    assert channel.events[-1].video_bytes == sum(len(sent.video) for sent in channel.sent if sent.video)
+
+
+async def test_a_client_that_sent_base64_gets_pieces_whose_base64_can_be_joined():
+    image = base64.b64encode(png())
+    tensors = {
+        "image": bytes_tensor(image),
+        "request": bytes_tensor(b'{"stream_video": true, "num_inference_steps": 1, "decode_chunk_size": 1}'),
+    }
+    channel = FakeChannel(tensors)
+    await service().serve(channel)
+    pieces = [response.video for response in channel.sent if response.video is not None]
+    assert len(pieces) > 3 and not any(len(piece) % 3 for piece in pieces[:-1])

@@ -1,4 +1,4 @@
-"""Frames to a video file, in memory. A format is a row of `VIDEO_SPECS`, not a function.
+"""Frames to a video file, in memory, whole or part by part. A format is a row of `formats`, not a function.
 
 Equal frames give equal bytes: the thread count is fixed (x264's output depends on it, not on timing), and no
 date is written. Colours are converted with the BT.709 matrix to limited range and tagged as such.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -20,6 +19,7 @@ import numpy as np
 
 from zoetrope_core.errors import MediaFailed
 from zoetrope_server.media.colour import YuvConverter, tag_bt709
+from zoetrope_server.media.formats import video_spec
 
 logger = logging.getLogger(__name__)
 
@@ -28,72 +28,7 @@ Frames: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 DEFAULT_QUALITY = 80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoSpec:
-    """How one format is written.
-
-    Attributes:
-        muxer: FFmpeg's name of the container.
-        encoder: FFmpeg's name of the encoder.
-        media_type: MIME type of the file.
-        suffix: file name suffix with its dot.
-        pixel_format: what the encoder is given.
-        multiple: width and height must be multiples of this (chroma subsampling).
-        quality_option: the encoder's option that quality maps to.
-        worst: that option's value at quality 0.
-        best: its value at quality 100; linear between.
-        options: further options of the encoder.
-        muxer_options: options of the container.
-    """
-
-    muxer: str
-    encoder: str
-    media_type: str
-    suffix: str
-    pixel_format: str = "yuv420p"
-    multiple: int = 2
-    quality_option: str = "crf"
-    worst: float
-    best: float
-    options: Mapping[str, str] = field(default_factory=dict)
-    muxer_options: Mapping[str, str] = field(default_factory=dict)
-
-    def encoder_options(self, quality: int) -> dict[str, str]:
-        """The encoder's options at a quality of 0..100."""
-        value = self.worst + (self.best - self.worst) * quality / 100
-        return {**self.options, self.quality_option: f"{value:.2f}"}
-
-
-# (format, codec) -> how it is written. H.264: quality 0 is CRF 44, 80 is CRF 15.2 (transparent to most eyes),
-# 100 is CRF 8.
-VIDEO_SPECS: Mapping[tuple[str, str], VideoSpec] = {
-    ("mp4", "h264"): VideoSpec(
-        muxer="mp4",
-        encoder="libx264",
-        media_type="video/mp4",
-        suffix=".mp4",
-        worst=44,
-        best=8,
-        # Without mbtree: its assembly reads memory that was never written: equal frames gave several files.
-        options={"preset": "fast", "x264-params": "mbtree=0"},
-        muxer_options={"movflags": "+faststart"},
-    ),
-}
-
 _THREADS = 4  # fixed, because the bytes depend on it
-
-
-def video_spec(format: str = "mp4", codec: str = "h264") -> VideoSpec:
-    """The row of `VIDEO_SPECS`.
-
-    Raises:
-        MediaFailed: no such format with such a codec.
-    """
-    spec = VIDEO_SPECS.get((format, codec))
-    if spec is None:
-        known = ", ".join("/".join(key) for key in VIDEO_SPECS)
-        raise MediaFailed(f"cannot write {format} with {codec}; known: {known}")
-    return spec
 
 
 def encode_video(
@@ -109,8 +44,8 @@ def encode_video(
     Args:
         frames: chunks, u8 [f, H, W, 3] sRGB each, in order; H and W are even.
         fps: frames per second.
-        format: container, see `VIDEO_SPECS`.
-        codec: codec, see `VIDEO_SPECS`.
+        format: container, see `formats.VIDEO_SPECS`.
+        codec: codec, see `formats.VIDEO_SPECS`.
         quality: 0 (small) to 100 (faithful).
 
     Returns:
@@ -139,26 +74,28 @@ class VideoEncoder:
         format: str = "mp4",
         codec: str = "h264",
         quality: int = DEFAULT_QUALITY,
+        streams: bool = False,
     ) -> None:
         """Choose the format; the size comes with the first frames.
 
         Args:
             fps: frames per second, more than 0.
-            format: container, see `VIDEO_SPECS`.
-            codec: codec, see `VIDEO_SPECS`.
+            format: container, see `formats.VIDEO_SPECS`.
+            codec: codec, see `formats.VIDEO_SPECS`.
             quality: 0 (small) to 100 (faithful).
+            streams: whether `take` gives the file away while it is made; see `formats.STREAM_SPECS`.
 
         Raises:
             MediaFailed: unknown format, or a value out of range.
         """
-        self._spec = video_spec(format, codec)
+        self._spec = video_spec(format, codec, streams=streams)
         if fps <= 0:
             raise MediaFailed(f"fps must be positive, not {fps}")
         if not 0 <= quality <= 100:
             raise MediaFailed(f"quality must be in 0..100, not {quality}")
         self._fps = Fraction(fps)
         self._quality = quality
-        self._buffer = io.BytesIO()
+        self._file: _File | _Pipe = _Pipe() if streams else _File()
         self._size: tuple[int, int] | None = None
         self._count = 0
         self._container: Any = None
@@ -188,11 +125,15 @@ class VideoEncoder:
                 self._container.mux(self._stream.encode(self._frame(pixels)))
                 self._count += 1
 
+    def take(self) -> bytes:
+        """What the file has grown by since the last time; nothing before the end of one that is whole."""
+        return self._file.take() if self._spec.streams or self._closed else b""
+
     def finish(self) -> bytes:
         """Write what the codec still holds and the index.
 
         Returns:
-            The file.
+            The file, without what was taken before.
 
         Raises:
             MediaFailed: no frames were added; finished already; or the codec failed.
@@ -204,7 +145,7 @@ class VideoEncoder:
         with _codec_errors():
             self._container.mux(self._stream.encode(None))
             self._close()
-        return self._buffer.getvalue()
+        return self.take()
 
     def close(self) -> None:
         """Let go of the codec, finished or not; may be called twice, never raises."""
@@ -242,19 +183,18 @@ class VideoEncoder:
 
     def _open(self, height: int, width: int) -> None:
         self._container = av.open(
-            self._buffer,
+            self._file,
             "w",
             format=self._spec.muxer,
             options=dict(self._spec.muxer_options),
-            # Moving the index to the front, the muxer reads what it wrote through a second handle.
-            io_open=lambda url, flags, options: io.BytesIO(self._buffer.getvalue()),
+            io_open=self._file.reopen if isinstance(self._file, _File) else None,
         )
         stream = self._container.add_stream(
             self._spec.encoder, rate=self._fps, options=self._spec.encoder_options(self._quality)
         )
         stream.width, stream.height, stream.pix_fmt = width, height, self._spec.pixel_format
         context = stream.codec_context
-        context.thread_count, context.thread_type = _THREADS, "FRAME"
+        context.thread_count, context.thread_type = _THREADS, self._spec.threads
         context.time_base = 1 / self._fps
         tag_bt709(context)
         self._stream = stream
@@ -265,6 +205,36 @@ class VideoEncoder:
         frame = self._converter.convert(pixels)
         frame.pts, frame.time_base, frame.duration = self._count, 1 / self._fps, 1
         return frame
+
+
+class _File(io.BytesIO):
+    """A file that the container may go back in."""
+
+    def reopen(self, url: str, flags: int, options: object) -> io.BytesIO:
+        """A second handle: moving the index to the front, the muxer reads what it wrote through one."""
+        return io.BytesIO(self.getvalue())
+
+    def take(self) -> bytes:
+        """Everything."""
+        return self.getvalue()
+
+
+class _Pipe:
+    """What the container writes, in order; it cannot go back."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keeps the next bytes; the memory of `data` is the container's."""
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        return taken
 
 
 @contextlib.contextmanager
