@@ -30,6 +30,10 @@ MANIFEST = Manifest(
 )
 
 
+COLOURS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+"""A map for previews that is right for `FakeStages`: the first three channels are the colours."""
+
+
 class FakeStages:
     """Stages by arithmetic; `fail` names the stage that raises, `gate` is awaited in each denoising step."""
 

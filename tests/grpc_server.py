@@ -126,6 +126,8 @@ def normal(servicer, image, request, context):
     yield accepted(request)
     for step in range(3):
         yield Response(event=Progress(stage="denoise", step=step, steps=2, eta_seconds=2.0 - step))
+    if request.preview_every:
+        yield from (Response(preview=b"preview %d" % number) for number in (1, 2))
     yield Response(frames=np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3))
     video = video_of(image, request)
     for start in range(0, len(video), TINY_PIECE):

@@ -91,8 +91,8 @@ class StreamReader:
             raise from_event(response.event)
         self._started = True
         self._done = self._done or isinstance(response.event, events.Done)
-        empty = response.event is None and response.frames is None and response.video is None
-        return None if empty else response
+        parts = (response.event, response.preview, response.frames, response.video)
+        return None if all(part is None for part in parts) else response
 
     def end(self) -> None:
         """The stream has ended without a status; raises ConnectionLost when `done` has not come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -15,7 +15,8 @@ from rich.console import Console
 
 from zoetrope_client.client import Client
 from zoetrope_client.progress import watch
-from zoetrope_client.video import Video, collect
+from zoetrope_client.video import Video, collect, write_whole
+from zoetrope_core.contract import Response
 from zoetrope_core.errors import ZoetropeError
 from zoetrope_core.request import GenerateRequest, Rule, field_rules
 
@@ -64,6 +65,13 @@ def generate(
     url: Annotated[
         str, typer.Option(help="HOST:PORT of the server's gRPC endpoint", envvar="ZOETROPE_URL")
     ] = "127.0.0.1:8001",
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            help="keep the newest preview (animated WebP) here; one a step without --preview-every",
+            dir_okay=False,
+        ),
+    ] = None,
     deadline: Annotated[float | None, typer.Option(help="give up after so many seconds", min=0.0)] = None,
     json_line: Annotated[
         bool, typer.Option("--json", help="print one JSON line: output, seed, sizes, timings, parameters")
@@ -80,8 +88,10 @@ def generate(
     if not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
     given = {name: value for name, value in fields.items() if value is not None}
+    if preview is not None:
+        given = {"preview_every": 1, **given}
     try:
-        video = _generate(image, url, deadline, given)
+        video = _generate(image, url, deadline, given, preview)
         video.save(output)
     except KeyboardInterrupt:
         _fail("interrupted, the request is cancelled", INTERRUPTED)
@@ -92,11 +102,21 @@ def generate(
     typer.echo(json.dumps(_summary(video, output)) if json_line else f"{output}: seed {video.seed}")
 
 
-def _generate(image: Path, url: str, deadline: float | None, fields: dict[str, Any]) -> Video:
+def _generate(
+    image: Path, url: str, deadline: float | None, fields: dict[str, Any], preview: Path | None
+) -> Video:
     with Client(url) as client:
         responses = client.stream(image, deadline_s=deadline, **fields)
         with closing(watch(responses, Console(stderr=True))) as watched:
-            return collect(watched)
+            return collect(_keeping(preview, watched))
+
+
+def _keeping(preview: Path | None, responses: Iterable[Response]) -> Iterator[Response]:
+    """Passes the responses on and writes each preview to the file."""
+    for response in responses:
+        if preview is not None and response.preview is not None:
+            write_whole(response.preview, preview)
+        yield response
 
 
 def _summary(video: Video, output: Path) -> dict[str, Any]:

@@ -38,22 +38,26 @@ class Video:
         Raises:
             OSError: it cannot be written.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        try:
-            with partial.open("xb") as file:
-                file.write(self.data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return target
+        return write_whole(self.data, Path(path))
+
+
+def write_whole(data: bytes, target: Path) -> Path:
+    """Writes a file that appears whole or not at all, in place of an older one; raises OSError."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return target
 
 
 class Assembly:
-    """Collects the pieces of one stream; decoded frames pass by and are not kept."""
+    """Collects the pieces of one stream; decoded frames and previews pass by and are not kept."""
 
     __slots__ = ("_done", "_pieces")
 

@@ -36,11 +36,13 @@ class Response:
 
     Attributes:
         event: an event.
+        preview: a small animated WebP of the video as it is by now.
         frames: u8 [f,H,W,3], decoded frames of one chunk.
         video: a piece of the encoded video.
     """
 
     event: events.Event | None = None
+    preview: bytes | None = None
     frames: Array | None = None
     video: bytes | None = None
 
@@ -85,10 +87,12 @@ def sent_as_text(tensors: Mapping[str, Array]) -> bool:
 
 
 def pack_response(response: Response, *, text: bool = False) -> dict[str, Array]:
-    """The output tensors of a response; with `text` the video is base64, for JSON clients."""
+    """The output tensors of a response; with `text` video and preview are base64, for JSON clients."""
     tensors: dict[str, Array] = {}
     if response.event is not None:
         tensors["event"] = bytes_tensor(events.to_json(response.event))
+    if response.preview is not None:
+        tensors["preview"] = bytes_tensor(base64.b64encode(response.preview) if text else response.preview)
     if response.frames is not None:
         tensors["frames"] = response.frames
     if response.video is not None:
@@ -101,6 +105,7 @@ def unpack_response(tensors: Mapping[str, Array]) -> Response:
     event, video = _single(tensors, "event"), _single(tensors, "video")
     return Response(
         event=events.from_json(event) if event else None,
+        preview=_single(tensors, "preview") or None,
         frames=tensors.get("frames"),
         video=video or None,
     )

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from zoetrope_core.preview import LatentRgb
+
 FILE_NAME = "zoetrope.json"
 VERSION = 1
 
@@ -30,6 +32,7 @@ class Manifest:
         num_frames: the frame counts that the engines accept; the first is the default.
         decode_chunk_size: the default number of frames decoded at once.
         max_batch_size: the most videos that share one execution of the UNet.
+        latent_rgb: the colours of VAE latents, for previews; None in manifests that are older than these.
     """
 
     checkpoint: str
@@ -49,6 +52,7 @@ class Manifest:
     num_frames: tuple[int, ...]
     decode_chunk_size: int
     max_batch_size: int = 1
+    latent_rgb: LatentRgb | None = None
     version: int = VERSION
 
     @classmethod
@@ -76,6 +80,8 @@ class Manifest:
                 name: tuple(value) if name in lists else value for name, value in data.items()
             }
             values["sizes"] = tuple((int(height), int(width)) for height, width in data["sizes"])
+            if data.get("latent_rgb") is not None:
+                values["latent_rgb"] = _latent_rgb(data["latent_rgb"], int(data["latent_channels"]))
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest is incomplete: {error}") from error
@@ -95,3 +101,10 @@ class Manifest:
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The latents' (h, w) of a frame size (H, W)."""
         return size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
+
+
+def _latent_rgb(rows: Any, channels: int) -> LatentRgb:
+    """The map of a manifest file; raises ValueError or TypeError for one of another shape."""
+    if len(rows) != channels + 1:
+        raise ValueError(f"manifest has a latent_rgb of {len(rows)} rows for {channels} channels and a bias")
+    return tuple((float(red), float(green), float(blue)) for red, green, blue in rows)

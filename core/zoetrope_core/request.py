@@ -88,6 +88,7 @@ class GenerateRequest:
     quality: int = _number(int, 80, 0, 100, "quality of the encoded video")
     stream_frames: bool = _flag("send the decoded frames too, chunk by chunk")
     stream_video: bool = _flag("send the video while it is made, as fragments")
+    preview_every: int = _number(int, 0, 0, 200, "steps between previews; 0 sends none")
 
     @classmethod
     def from_json(cls, text: bytes | str) -> GenerateRequest:
@@ -129,7 +130,7 @@ class GenerateRequest:
             drawn_seed: the seed of a request that has none.
 
         Raises:
-            InvalidRequest: the frame size or the number of frames is not served here.
+            InvalidRequest: the frame size, the number of frames or a preview is not served here.
         """
         height, width = self._size(manifest)
         if (height, width) not in manifest.sizes:
@@ -139,6 +140,9 @@ class GenerateRequest:
         num_frames = manifest.num_frames[0] if self.num_frames is None else self.num_frames
         if num_frames not in manifest.num_frames:
             raise _invalid("num_frames", num_frames, "one of " + ", ".join(map(str, manifest.num_frames)))
+        if self.preview_every and manifest.latent_rgb is None:
+            allowed = "0 here: the checkpoint was exported without previews; export it again"
+            raise _invalid("preview_every", self.preview_every, allowed)
         resolved = {
             "height": height,
             "width": width,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, StageSpec
+from zoetrope_core.specs import STAGES, VAE_ENCODER, StageSpec
 from zoetrope_export import repository
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engines import TorchEngine, build_engine
 from zoetrope_export.errors import ParityError
+from zoetrope_export.latent_colours import fit_latent_rgb
 from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ParityReport, StageParity, compare
 from zoetrope_export.stage_modules import stage_module
@@ -60,6 +61,7 @@ def export_repository(plan: Plan, report: Report = _logger.info) -> ParityReport
         ParityError: an engine is outside its tolerance; nothing is put in place.
     """
     with repository.staged(plan.out) as directory:
+        plan = _with_colours(plan, report)
         repository.write_layout(directory, plan.manifest)
         size, frames = parity_size(plan)
         trajectory = Trajectory(plan.manifest, size=size, num_frames=frames)
@@ -82,6 +84,14 @@ def export_repository(plan: Plan, report: Report = _logger.info) -> ParityReport
             )
             raise ParityError(f"the engines do not compute what the checkpoint computes: {failed}")
     return outcome
+
+
+def _with_colours(plan: Plan, report: Report) -> Plan:
+    """The plan with the map for previews in its manifest."""
+    report("fitting the colours of previews")
+    encoder = TorchEngine(stage_module(plan.checkpoint, VAE_ENCODER.name), VAE_ENCODER)
+    colours = fit_latent_rgb(encoder, plan.manifest.vae_scale_factor)
+    return replace(plan, manifest=replace(plan.manifest, latent_rgb=colours))
 
 
 def parity_size(plan: Plan) -> tuple[tuple[int, int], int]:

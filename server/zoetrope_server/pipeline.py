@@ -25,6 +25,7 @@ from zoetrope_core.specs import Array
 from zoetrope_server.media.encode import VideoEncoder
 from zoetrope_server.media.fit import fit
 from zoetrope_server.media.overlap import OverlappedEncoder
+from zoetrope_server.previews import Previews
 from zoetrope_server.sending import VideoSender
 from zoetrope_server.stages import Conditioning, Stages
 
@@ -114,9 +115,10 @@ class ImageToVideo:
         began = time.perf_counter()
         frame = await self._read_image(data, job)
         conditioning = await self._condition(frame, job)
-        clean = await self._denoise(conditioning, job)
         sender = VideoSender(partial(_send_video, job), unit=contract.TEXT_UNIT if job.text else 1)
-        await sender.last(await self._render(clean, job, sender))
+        async with Previews(job.request, self.manifest, self.media, partial(_send_preview, job)) as previews:
+            clean = await self._denoise(conditioning, job, previews)
+            await sender.last(await self._render(clean, job, sender))
         job.timings["total"] = time.perf_counter() - began
         await job.stream.send(Response(event=self._done(job, sender.sent)))
 
@@ -151,7 +153,7 @@ class ImageToVideo:
             weights=weights,
         )
 
-    async def _denoise(self, conditioning: Conditioning, job: Job) -> Array:
+    async def _denoise(self, conditioning: Conditioning, job: Job, previews: Previews) -> Array:
         """The clean latents f32 [F,C,h,w]."""
         request, manifest = job.request, self.manifest
         sigmas = SCHEDULES[request.schedule](
@@ -166,7 +168,7 @@ class ImageToVideo:
             start = await self._in_thread(latents.initial_noise, shape, float(sigmas[0]), request.seed)
         with job.timed("denoise"):
             model = await self.stages.prepare(conditioning)
-            return await denoise(model, start, sigmas, _reporter(job))
+            return await denoise(model, start, sigmas, _reporter(job, previews))
 
     async def _render(self, clean: Array, job: Job, sender: VideoSender) -> bytes:
         """Decodes chunk by chunk while the chunk before is being encoded; what of the video is unsent."""
@@ -219,12 +221,18 @@ async def _send_video(job: Job, piece: bytes) -> None:
     await job.stream.send(Response(video=piece))
 
 
-def _reporter(job: Job) -> OnStep:
+async def _send_preview(job: Job, webp: bytes) -> None:
+    """Sends a preview."""
+    await job.stream.send(Response(preview=webp))
+
+
+def _reporter(job: Job, previews: Previews) -> OnStep:
     """What happens after each step: the client learns of it, and may have gone."""
     began = time.perf_counter()
 
     async def on_step(step: Step) -> None:
         job.stream.check()
+        previews.offer(step)
         each = (time.perf_counter() - began) / step.number
         await job.progress("denoise", step.number, step.count, round(each * (step.count - step.number), 3))
 

@@ -109,6 +109,7 @@ def test_a_bad_request_keeps_its_own_error():
         Response(event=Heartbeat(waiting=0)),
         Response(event=Progress(stage="decode", step=0, steps=2)),
         Response(video=b"\x00\xff" * 9),
+        Response(preview=b"RIFF\x00\xff"),
         Response(event=DONE, video=b"end"),
     ],
     ids=str,
@@ -155,3 +156,8 @@ def test_pieces_for_json_clients_join_to_base64():
     ]
     assert base64.b64decode(b"".join(tensor[0] for tensor in tensors), validate=True) == video
     assert all(len(tensor[0]) <= 1 << 20 for tensor in tensors)
+
+
+def test_a_preview_is_base64_for_json_clients():
+    tensors = contract.pack_response(Response(preview=b"RIFF\x00\xff"), text=True)
+    assert base64.b64decode(tensors["preview"][0], validate=True) == b"RIFF\x00\xff"

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from fakes import FakeChannel, FakeDecoder, png
+from PIL import Image
 from rawtriton import PHOTO, counts, frames_of, parts, psnr, raw_inputs, settled, streamed, together
 from tritonclient import grpc as triton
 from tritonclient.grpc import aio as triton_aio
@@ -72,6 +73,24 @@ def test_the_video_comes_while_later_chunks_are_decoded(client):
     again = client.generate(PHOTO, stream_video=True, **fields)
     assert again.data == b"".join(pieces), "equal requests give equal bytes"
     assert client.generate(PHOTO, **fields).data != again.data
+
+
+def test_previews_come_while_the_video_is_denoised(client, server):
+    fields = {"seed": 3, "num_inference_steps": 12}
+    responses = list(client.stream(PHOTO, preview_every=3, **fields))
+    order = [
+        "preview" if response.preview is not None else response.event.step
+        for response in responses
+        if response.preview is not None or getattr(response.event, "stage", "") == "denoise"
+    ]
+    previews = [response.preview for response in responses if response.preview is not None]
+    assert 2 <= len(previews) <= 4 and order.index("preview") < order.index(12), order
+    assert [step for step in order if step != "preview"] == list(range(13))
+    for webp in previews:
+        image = Image.open(io.BytesIO(webp))
+        assert (image.format, image.size) == ("WEBP", (24, 16)), "two pixels for each latent"
+    video = client.generate(PHOTO, preview_every=3, **fields)
+    assert video.data == client.generate(PHOTO, **fields).data, "they change nothing"
 
 
 def test_the_server_computes_what_the_engines_compute(client, repository):

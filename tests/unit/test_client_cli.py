@@ -53,6 +53,16 @@ def test_generate_writes_the_video_and_says_so(run, photo, output):
     assert output.read_bytes() == scripts.video_of(*server.requests[0])
 
 
+@pytest.mark.parametrize(("more", "every"), [((), 1), (("--preview-every", "3"), 3)])
+def test_the_newest_preview_is_kept(run, output, tmp_path, more, every):
+    preview = tmp_path / "newest.webp"
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--preview", str(preview), *more)
+    assert result.exit_code == 0, result.stderr
+    assert preview.read_bytes() == b"preview 2" and output.exists()
+    assert server.requests[0][1].preview_every == every
+
+
 def test_json_is_one_line_on_stdout(run, output):
     with serving(scripts.normal) as server:
         result = run("--url", server.url, "--seed", "7", "--json")

@@ -46,6 +46,7 @@ def test_a_request_survives_the_wire(image, seed):
         Response(event=Progress(stage="denoise", step=1, steps=25, eta_seconds=1.5)),
         Response(event=DONE),
         Response(video=bytes(range(256))),
+        Response(preview=b"RIFF"),
         Response(event=DONE, video=b"last piece"),
         Response(),
     ],

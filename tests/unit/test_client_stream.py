@@ -62,10 +62,16 @@ def test_stream_yields_every_part_in_order():
     assert isinstance(responses[-1].event, Done)
 
 
+def test_previews_are_yielded():
+    with serving(scripts.normal) as server, client_of(server) as client:
+        responses = list(client.stream(IMAGE, preview_every=1))
+    assert [r.preview for r in responses if r.preview is not None] == [b"preview 1", b"preview 2"]
+
+
 def test_a_response_without_any_part_is_not_yielded():
     with serving(scripts.normal) as server, client_of(server) as client:
         responses = list(client.stream(IMAGE))
-    assert all(r.event or r.video or r.frames is not None for r in responses)
+    assert all(r.event or r.video or r.preview or r.frames is not None for r in responses)
 
 
 def test_fields_go_over_those_of_the_request():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from fakes import MANIFEST
+from fakes import COLOURS, MANIFEST
 
 from zoetrope_core.manifest import FILE_NAME, Manifest
 
@@ -74,3 +74,21 @@ def test_a_missing_file_is_an_os_error(tmp_path):
 def test_symbols_and_latent_sizes():
     assert MANIFEST.symbols() == {"C": 4, "E": 8, "S": 224}
     assert MANIFEST.latent_size((32, 48)) == (4, 6)
+
+
+def test_the_colours_of_latents_survive_the_file(tmp_path):
+    coloured = dataclasses.replace(MANIFEST, latent_rgb=COLOURS)
+    coloured.save(tmp_path)
+    assert Manifest.load(tmp_path) == coloured and hash(coloured) != hash(MANIFEST)
+
+
+def test_an_older_manifest_has_no_colours():
+    data = MANIFEST.to_dict()
+    del data["latent_rgb"]
+    assert Manifest.from_dict(data) == MANIFEST and MANIFEST.latent_rgb is None
+
+
+@pytest.mark.parametrize("rows", [5, [[0, 0, 0]] * 4, [[0, 0]] * 5, [["a", 0, 0]] * 5, [[0, 0, None]] * 5])
+def test_colours_of_another_shape_are_a_value_error(rows):
+    with pytest.raises(ValueError):
+        Manifest.from_dict({**MANIFEST.to_dict(), "latent_rgb": rows})

@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 import pytest
-from fakes import MANIFEST
+from fakes import COLOURS, MANIFEST
 from hypothesis import given
 from request_cases import FIELDS, assert_names
 
@@ -87,3 +87,14 @@ def test_what_is_valid_stays_so_and_is_the_same_when_sent_again(fields):
     assert valid.size in MANIFEST.sizes and valid.num_frames in MANIFEST.num_frames
     again = GenerateRequest.from_json(json.dumps(valid.to_dict())).validate(MANIFEST, drawn_seed=6)
     assert again == valid
+
+
+def test_previews_need_an_export_that_has_their_colours():
+    with pytest.raises(
+        InvalidRequest, match="^preview_every: got 2, allowed is 0 here.*export it again"
+    ) as raised:
+        GenerateRequest(preview_every=2).validate(MANIFEST)
+    assert raised.value.details["field"] == "preview_every"
+    assert GenerateRequest(preview_every=0).validate(MANIFEST).preview_every == 0
+    coloured = dataclasses.replace(MANIFEST, latent_rgb=COLOURS)
+    assert GenerateRequest(preview_every=2).validate(coloured).preview_every == 2

@@ -85,6 +85,8 @@ def test_an_export_is_a_complete_repository(checkpoint, tmp_path, engine, precis
     assert (manifest.checkpoint, manifest.engine, manifest.precision) == ("mine", engine, precision)
     assert (manifest.sizes, manifest.num_frames) == (((16, 24),), (3, 2))
     assert (manifest.decode_chunk_size, manifest.max_batch_size) == (2, 2)
+    assert manifest.latent_rgb is not None and len(manifest.latent_rgb) == manifest.latent_channels + 1
+    assert np.abs(manifest.latent_rgb).max() > 0.01, "the VAE's colours, not zeros"
     report = json.loads((out / "parity.json").read_text())
     assert report["passed"]
     assert [stage["stage"] for stage in report["stages"]] == list(STAGES)

@@ -4,11 +4,13 @@ import asyncio
 import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
-from fakes import MANIFEST, FakeDecoder, FakeStages, png
+from fakes import COLOURS, MANIFEST, FakeDecoder, FakeStages, png
+from PIL import Image
 
 from zoetrope_core.errors import Cancelled, NonFinite
 from zoetrope_core.events import Done, Progress
@@ -41,10 +43,10 @@ def media():
         yield pool
 
 
-async def run(media, stages=None, stream=None, text=False, **fields):
+async def run(media, stages=None, stream=None, text=False, manifest=MANIFEST, **fields):
     stages, stream = stages or FakeStages(), stream or Recorder()
-    request = GenerateRequest(**fields).validate(MANIFEST, drawn_seed=7)
-    pipeline = ImageToVideo(manifest=MANIFEST, stages=stages, decoder=FakeDecoder(), media=media)
+    request = GenerateRequest(**fields).validate(manifest, drawn_seed=7)
+    pipeline = ImageToVideo(manifest=manifest, stages=stages, decoder=FakeDecoder(), media=media)
     await pipeline.generate(png(), Job(id="test", request=request, stream=stream, text=text))
     return stages, stream
 
@@ -198,3 +200,35 @@ async def test_a_client_that_goes_away_between_pieces_gets_no_more(media):
             media, SlowDecoding(), stream, num_inference_steps=1, decode_chunk_size=1, stream_video=True
         )
     assert sum(response.video is not None for response in stream.sent) == 1
+
+
+COLOURED = replace(MANIFEST, latent_rgb=COLOURS)
+
+
+class SlowSteps(FakeStages):
+    """Stages whose steps take long enough for a preview."""
+
+    def __init__(self):
+        super().__init__(gate=lambda: asyncio.sleep(0.05))
+
+
+async def test_previews_show_the_picture_while_it_is_denoised(media):
+    fields = {"num_inference_steps": 6, "seed": 1, "noise_aug_strength": 0.0, "fps": 10}
+    _, stream = await run(media, SlowSteps(), manifest=COLOURED, preview_every=2, **fields)
+    order = [
+        "preview" if response.preview is not None else response.event.step
+        for response in stream.sent
+        if response.preview is not None or getattr(response.event, "stage", "") == "denoise"
+    ]
+    assert order == [0, 1, 2, "preview", 3, 4, "preview", 5, 6, "preview"]
+    shown = [Image.open(io.BytesIO(response.preview)) for response in stream.sent if response.preview]
+    assert [image.size for image in shown] == [(12, 8)] * 3, "twice the latents"
+    picture = np.asarray(Image.open(io.BytesIO(png())).convert("RGB"))[::8, ::8].astype(float)
+    first = np.asarray(shown[0].convert("RGB").resize((6, 4))).astype(float)
+    assert np.abs(first - picture).mean() < 15
+    assert np.abs(first[:, ::-1] - picture).mean() > 60, "the check can see a difference"
+
+
+async def test_without_the_field_there_are_no_previews(media):
+    _, stream = await run(media, SlowSteps(), manifest=COLOURED, num_inference_steps=2)
+    assert not [response for response in stream.sent if response.preview is not None]
