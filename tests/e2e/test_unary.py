@@ -96,6 +96,19 @@ def test_a_video_streamed_to_a_json_client_joins_to_base64(server, client):
     assert base64.b64decode("".join(pieces), validate=True) == client.generate(PHOTO, **fields).data
 
 
+def test_previews_reach_streams_of_json_and_leave_the_unary_model_alone(server, client):
+    fields = {"seed": 4, "num_inference_steps": 8, "preview_every": 2}
+    status, answer = post(server, "image_to_video/generate_stream", body(**fields))
+    messages = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: ")]
+    previews = [message["preview"] for message in messages if message.get("preview")]
+    assert status == 200 and previews
+    assert all(base64.b64decode(text, validate=True)[8:12] == b"WEBP" for text in previews)
+    status, answer = post(server, "image_to_video_unary/generate", body(**fields))
+    assert status == 200
+    video = base64.b64decode(json.loads(answer)["video"], validate=True)
+    assert video == client.generate(PHOTO, **fields).data
+
+
 def test_a_unary_client_that_gives_up_stops_the_inner_work(server):
     before = settled(server)
     with triton.InferenceServerClient(server.url) as connection:
