@@ -6,16 +6,17 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
 
-from zoetrope_core.contract import bytes_tensor
+from zoetrope_core.contract import Response, bytes_tensor
 from zoetrope_core.errors import Cancelled, Draining, InvalidImage, InvalidRequest, Overloaded, StageLost
 from zoetrope_core.events import Accepted, Done, Heartbeat
 from zoetrope_server import admission
 from zoetrope_server.admission import Admission
-from zoetrope_server.service import Service
+from zoetrope_server.service import Service, _Ticket
 
 
 def service(stages=None, max_active=2, max_waiting=2):
@@ -248,3 +249,27 @@ async def test_a_client_that_sent_base64_gets_pieces_whose_base64_can_be_joined(
     await service().serve(channel)
     pieces = [response.video for response in channel.sent if response.video is not None]
     assert len(pieces) > 3 and not any(len(piece) % 3 for piece in pieces[:-1])
+
+
+async def test_an_event_waits_for_the_copy_under_way_and_follows_it_at_once():
+    inside, go = threading.Event(), threading.Event()
+
+    class SlowChannel(FakeChannel):
+        def send(self, response):
+            if response.video is not None:
+                inside.set()
+                assert go.wait(5)
+            super().send(response)
+
+    channel = SlowChannel()
+    with ThreadPoolExecutor(1) as media:
+        ticket = _Ticket(id="r", channel=channel, media=media)
+        copying = asyncio.create_task(ticket.send(Response(video=b"piece")))
+        await asyncio.to_thread(inside.wait, 5)
+        await ticket.send(Response(event=Heartbeat(waiting=0)))
+        await asyncio.sleep(0.02)
+        assert channel.sent == [], "one response at a time"
+        go.set()
+        await until(lambda: len(channel.sent) == 2)
+        await copying
+    assert channel.sent[1].event == Heartbeat(waiting=0)
