@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import commands, exporting  # noqa: E402
+from zoetrope_export import commands, exporting, stage_builds  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
@@ -121,7 +121,7 @@ def test_without_warming_up_nothing_more_is_compiled(checkpoint, tmp_path):
 
 def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path, monkeypatch):
     """A wrong weight in one engine: exit code 1, the numbers in the message, no repository."""
-    build = exporting.build_engine
+    build = stage_builds.build_engine
 
     def wrong(module, stage, *arguments, **options):
         if stage.name == "unet":
@@ -130,7 +130,7 @@ def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_pat
         if stage.name == "unet":
             module.unet.conv_in.weight.data /= 1.02
 
-    monkeypatch.setattr(exporting, "build_engine", wrong)
+    monkeypatch.setattr(stage_builds, "build_engine", wrong)
     out = tmp_path / "repository"
     result = export(checkpoint, out, engine="onnxruntime")
     assert result.exit_code == 1
@@ -141,7 +141,7 @@ def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorrt"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
+        ({"engine": "magic"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
         ({"size": "17x24"}, "multiples of 4"),
         ({"size": "24"}, "give height x width"),
         ({"size": "-8x8"}, "give height x width"),
