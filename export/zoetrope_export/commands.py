@@ -71,6 +71,9 @@ def export(
     cache: Annotated[
         Path | None, typer.Option(help="Where built engines are kept. [default: the user's cache folder]")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build although disk or memory look too small.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside."""
     with _errors_to_exit():
@@ -88,6 +91,7 @@ def export(
             compute_capability=compute_capability,
             workspace=workspace,
             cache=cache,
+            force=force,
         )
         _show(_export(source, wanted, out), out, time.perf_counter() - began)
 
@@ -133,6 +137,7 @@ class Wanted:
     compute_capability: str | None
     workspace: float | None
     cache: Path | None
+    force: bool
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -187,6 +192,7 @@ def _build_options(wanted: Wanted) -> BuildOptions:
         compute_capability=wanted.compute_capability,
         workspace_gib=wanted.workspace,
         cache=wanted.cache or default_root(),
+        force=wanted.force,
     )
 
 

@@ -70,6 +70,7 @@ def export_repository(
         ParityError: an engine is outside its tolerance; nothing is put in place.
     """
     builder = StageBuilder(plan.checkpoint, plan.manifest, plan.options, progress or Silent())
+    builder.check_resources(plan.out)
     with repository.staged(plan.out) as directory:
         repository.write_layout(directory, plan.manifest)
         size, frames = parity_size(plan)

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import StageSpec
-from zoetrope_export import engine_cache, tensorrt_build
+from zoetrope_export import engine_cache, preflight, tensorrt_build
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engine_cache import Cached, EngineCache
 from zoetrope_export.engines import build_engine
@@ -40,12 +40,14 @@ class BuildOptions:
         compute_capability: the GPU to build for, such as `8.9`; None for the one of this machine.
         workspace_gib: the most scratch memory of a kernel, in GiB.
         cache: where built engines are kept.
+        force: build although disk or memory may be short.
     """
 
     profiles: tuple[tuple[Size, ...], ...] = ()
     compute_capability: str | None = None
     workspace_gib: float | None = None
     cache: Path = field(default_factory=engine_cache.default_root)
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,13 @@ class StageBuilder:
         self._gpu = detect_gpu()
         size_groups(manifest.sizes, options.profiles)
         self._tensorrt = self._tensorrt_builder() if manifest.engine in LIBRARIES else None
+
+    def check_resources(self, out: Path) -> None:
+        """Raises ExportError when disk, memory or GPU memory are too small for a repository at `out`."""
+        gpu = self._gpu if self._manifest.engine in LIBRARIES else None
+        cache = self._options.cache
+        needs = preflight.estimate(self._checkpoint, self._manifest, out=out, cache=cache, gpu=gpu)
+        preflight.check(needs, force=self._options.force)
 
     @contextmanager
     def build(self, module: nn.Module, stage: StageSpec, directory: Path) -> Iterator[Built]:

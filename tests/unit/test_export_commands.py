@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import commands, exporting, stage_builds  # noqa: E402
+from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
@@ -162,6 +162,16 @@ def test_refusals_of_options(checkpoint, tmp_path, more, message):
     result = export(checkpoint, tmp_path / "out", *more)
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_a_build_that_is_too_large_is_refused_unless_forced(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "available_memory", lambda: 1000)
+    out = tmp_path / "out"
+    result = export(checkpoint, out, engine="onnxruntime")
+    assert result.exit_code == 1
+    assert "not enough for this build: memory: about" in " ".join(result.output.split())
+    assert list(tmp_path.iterdir()) == []
+    assert export(checkpoint, out, "--force", engine="onnxruntime").exit_code == 0
 
 
 def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):
