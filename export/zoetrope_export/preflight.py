@@ -1,8 +1,8 @@
 """What a build needs of disk, memory and GPU memory, against what there is, before hours are spent on it.
 
 The needs are estimates. Their constants come from a UNet of 1.52 billion weights (SVD-XT), 11 GB of memory
-for its 3.1 GB TensorRT-RTX engine and 4.3 GB to trace it in FP16, and from 1.1 GB of GPU memory that the decoder
-takes for a frame of 576x1024.
+for its 3.1 GB TensorRT-RTX engine and 4.3 GB to trace it in FP16, and from 1.1 GB of GPU memory that the
+decoder takes for a frame of 576x1024.
 """
 
 from __future__ import annotations
