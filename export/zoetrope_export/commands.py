@@ -39,12 +39,14 @@ def export(
     source: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="Folder in diffusers' layout, or an id of the hub.")
     ],
-    engine: Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")],
+    engine: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or aot-inductor.")
+    ],
     size: Annotated[
         list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")
     ],
     out: Annotated[Path, typer.Option(help="The model repository to write.")],
-    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 with tensorrt.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 on GPUs.")] = "fp32",
     frames: Annotated[
         list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
     ] = None,
@@ -71,6 +73,9 @@ def export(
     cache: Annotated[
         Path | None, typer.Option(help="Where built engines are kept. [default: the user's cache folder]")
     ] = None,
+    host: Annotated[
+        str, typer.Option(help="What runs the engines: python, or triton for its own backends.")
+    ] = "python",
     force: Annotated[
         bool, typer.Option("--force", help="Build although disk or memory look too small.")
     ] = False,
@@ -92,6 +97,7 @@ def export(
             workspace=workspace,
             cache=cache,
             force=force,
+            host=host,
         )
         _show(_export(source, wanted, out), out, time.perf_counter() - began)
 
@@ -138,6 +144,7 @@ class Wanted:
     workspace: float | None
     cache: Path | None
     force: bool
+    host: str
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -155,9 +162,10 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_supported
     from zoetrope_export.progress import ExportProgress
-    from zoetrope_export.repository import check_target
+    from zoetrope_export.repository import check_host, check_target
 
     check_supported(wanted.engine, wanted.precision)
+    check_host(wanted.host, wanted.engine)
     check_target(out)
     opened = open_checkpoint(source)
     frames = wanted.frames or (opened.num_frames,)
@@ -178,6 +186,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         out=out,
         warm_up=wanted.warm_up,
         options=_build_options(wanted),
+        host=wanted.host,
     )
     with ExportProgress(Console(stderr=True)) as progress:
         return exporting.export_repository(plan, progress.report, progress)

@@ -41,6 +41,7 @@ class Plan:
         out: where it is to lie.
         warm_up: whether to compile all shapes now, into the engines' cache, instead of when they are served.
         options: what the builder of the engines is told.
+        host: what runs the engines: `python` stages, or `triton` with a backend of its own.
     """
 
     checkpoint: Checkpoint
@@ -48,6 +49,7 @@ class Plan:
     out: Path
     warm_up: bool = True
     options: BuildOptions = field(default_factory=BuildOptions)
+    host: str = "python"
 
 
 def default_chunk(num_frames: int, most: int = 8) -> int:
@@ -129,6 +131,8 @@ def _export_stage(
         if plan.warm_up and manifest.engine == "openvino":
             report(f"{stage.name}: compiling all shapes")
             _warm_up(built.engine, stage, manifest)
+    if plan.host == "triton":
+        repository.make_native(directory, stage, manifest)
     return parity
 
 

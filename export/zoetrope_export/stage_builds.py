@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import StageSpec
-from zoetrope_export import engine_cache, preflight, tensorrt_build
+from zoetrope_export import engine_cache, inductor_build, preflight, tensorrt_build
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engine_cache import Cached, EngineCache
 from zoetrope_export.engines import build_engine
@@ -24,6 +25,7 @@ from zoetrope_export.profiles import Size, profiles, size_groups
 from zoetrope_export.tensorrt_build import Builder, Progress
 from zoetrope_server.engines import Engine, open_engine, stage_precision
 from zoetrope_server.engines.gpu import detect_gpu
+from zoetrope_server.engines.inductor import LIBRARY as INDUCTOR_LIBRARY
 from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 from zoetrope_server.engines.sidecar import EngineKey
 from zoetrope_server.engines.tensorrt import LIBRARIES
@@ -93,6 +95,8 @@ class StageBuilder:
         self._gpu = detect_gpu()
         size_groups(manifest.sizes, options.profiles)
         self._tensorrt = self._tensorrt_builder() if manifest.engine in LIBRARIES else None
+        if manifest.engine == "aot-inductor":
+            inductor_build.check_precision(manifest.precision)
 
     def check_resources(self, out: Path) -> None:
         """Raises ExportError when disk, memory or GPU memory are too small for a repository at `out`."""
@@ -113,6 +117,10 @@ class StageBuilder:
         Raises:
             ExportError: the engine could not be built.
         """
+        if self._manifest.engine == "aot-inductor":
+            self._build_inductor(module, stage, directory)
+            yield Built(engine=self._open(stage, directory), computed_by=ENGINE)
+            return
         if self._tensorrt is not None:
             with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
                 yield self._build_tensorrt(self._tensorrt, module, stage, directory, Path(scratch))
@@ -150,6 +158,31 @@ class StageBuilder:
             return Built(engine=self._open(stage, directory), computed_by=ENGINE)
         return Built(engine=OnnxRuntimeEngine(scratch), computed_by="onnxruntime (graph)")
 
+    def _build_inductor(self, module: nn.Module, stage: StageSpec, directory: Path) -> None:
+        """The package comes from the cache or is compiled."""
+        precision = stage_precision(stage, self._manifest.precision)
+        if precision == "fp16":
+            module = to_half(module, stage)
+        program = inductor_build.trace(module, stage, trace_symbols(self._checkpoint))
+        graph, weights = inductor_build.digests(program)
+        gpu = self._gpu if inductor_build.device() == "cuda" else None
+        key = EngineKey(
+            stage=stage.name,
+            library=INDUCTOR_LIBRARY,
+            library_version=str(torch.__version__),
+            target=inductor_build.target(),
+            gpu=gpu.name if gpu else "",
+            driver=gpu.driver if gpu else "",
+            precision=precision,
+            graph=graph,
+            weights=weights,
+        )
+        cached = EngineCache(self._options.cache).fetch(
+            key, lambda path: inductor_build.compile_package(program, path)
+        )
+        _log(stage, cached)
+        engine_cache.place(cached, directory)
+
     def _fetch(self, builder: Builder, stage: StageSpec, graph: Path) -> Cached:
         """The engine of a graph, from the cache or built."""
         ranges = profiles(stage, self._manifest, self._options.profiles)
@@ -162,8 +195,7 @@ class StageBuilder:
             tensorrt_build.build(parsed, builder, config, path, self._progress)
 
         cached = EngineCache(self._options.cache).fetch(key, build)
-        state = "found in the cache" if cached.hit else f"built in {cached.sidecar.build_seconds:.1f} s"
-        _logger.info("%s: %s, %s", stage.name, cached.file.name, state)
+        _log(stage, cached)
         return cached
 
     def _key(self, builder: Builder, stage: StageSpec, graph: Path) -> EngineKey:
@@ -183,3 +215,8 @@ class StageBuilder:
             profiles=profiles(stage, self._manifest, self._options.profiles),
             options=builder.options(),
         )
+
+
+def _log(stage: StageSpec, cached: Cached) -> None:
+    state = "found in the cache" if cached.hit else f"built in {cached.sidecar.build_seconds:.1f} s"
+    _logger.info("%s: %s, %s", stage.name, cached.file.name, state)

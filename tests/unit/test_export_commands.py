@@ -174,6 +174,31 @@ def test_a_build_that_is_too_large_is_refused_unless_forced(checkpoint, tmp_path
     assert export(checkpoint, out, "--force", engine="onnxruntime").exit_code == 0
 
 
+def test_triton_can_host_the_engines_itself(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    result = export(checkpoint, out, "--host", "triton", engine="onnxruntime")
+    assert result.exit_code == 0, result.output
+    for name in STAGES:
+        assert files(out / name) == ["1/model.onnx", "config.pbtxt"]
+        text = (out / name / "config.pbtxt").read_text()
+        assert 'backend: "onnxruntime"' in text and 'default_model_filename: "model.onnx"' in text
+    assert "image_to_video/1/model.py" in files(out)
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "message"),
+    [
+        ("openvino", "triton", "for tensorrt and onnxruntime; openvino has the python host"),
+        ("tensorrt-rtx", "triton", "for tensorrt and onnxruntime; tensorrt-rtx has the python host"),
+        ("onnxruntime", "docker", "--host docker: python or triton"),
+    ],
+)
+def test_hosts_that_are_refused(checkpoint, tmp_path, engine, host, message):
+    result = export(checkpoint, tmp_path / "out", "--host", host, engine=engine)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+
+
 def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     result = export(checkpoint, tmp_path)

@@ -14,6 +14,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("fp32", "bf16"),
     "tensorrt": ("fp16", "fp32"),
     "tensorrt-rtx": ("fp16", "fp32"),
+    "aot-inductor": ("fp32", "fp16"),
 }
 """The engines that can be hosted here, and the precisions of each."""
 REDUCED_PRECISION_STAGES = frozenset({UNET.name, VAE_DECODER.name})
@@ -62,6 +63,10 @@ def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: st
         from zoetrope_server.engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine(directory, stage, engine=engine, precision=stage_precision(stage, precision))
+    if engine == "aot-inductor":
+        from zoetrope_server.engines.inductor import AotInductorEngine
+
+        return AotInductorEngine(directory, stage, precision=stage_precision(stage, precision))
     from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(directory)
