@@ -36,9 +36,9 @@ _WEIGHT_BYTES: Mapping[str, int] = {"fp32": 4, "bf16": 4, "fp16": 2}
 """What a weight takes in an engine file; OpenVINO keeps FP32 and chooses BF16 when it compiles."""
 _LOAD_FACTOR = 1.3
 """Memory of a PyTorch module that runs, in FP32 weights."""
-_BUILD_FACTOR: Mapping[str, float] = {"tensorrt": 4.6, "tensorrt-rtx": 4.6}
+_BUILD_FACTOR: Mapping[str, float] = {"tensorrt": 4.6, "tensorrt-rtx": 4.6, "aot-inductor": 3.0}
 """Memory while an engine is built, the traced module included, in weights of the engine's file."""
-_OTHER_BUILD_FACTOR = 3.0
+_OTHER_BUILD_FACTOR = 2.0
 _KERNELS = 64 << 20
 """What an engine file holds beside its weights."""
 _DECODER_BYTES = 1.1e9 / (576 * 1024)

@@ -117,17 +117,21 @@ class StageBuilder:
         Raises:
             ExportError: the engine could not be built.
         """
-        if self._manifest.engine == "aot-inductor":
-            self._build_inductor(module, stage, directory)
-            yield Built(engine=self._open(stage, directory), computed_by=ENGINE)
-            return
-        if self._tensorrt is not None:
-            with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
-                yield self._build_tensorrt(self._tensorrt, module, stage, directory, Path(scratch))
-            return
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
+            built = self._build(module, stage, directory, Path(scratch))
+            del module  # its memory is needed for the comparison
+            yield built
+
+    def _build(self, module: nn.Module, stage: StageSpec, directory: Path, scratch: Path) -> Built:
+        """Builds by the way of the engine; `scratch` lasts as long as the engine is compared."""
         engine = self._manifest.engine
-        build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
-        yield Built(engine=self._open(stage, directory), computed_by=ENGINE)
+        if self._tensorrt is not None:
+            return self._build_tensorrt(self._tensorrt, module, stage, directory, scratch)
+        if engine == "aot-inductor":
+            self._build_inductor(module, stage, directory)
+        else:
+            build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
+        return Built(engine=self._open(stage, directory), computed_by=ENGINE)
 
     def _open(self, stage: StageSpec, directory: Path) -> Engine:
         facts = self._manifest

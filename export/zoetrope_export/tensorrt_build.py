@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def _open_timing_cache(config: Any, builder: Builder) -> Any:
 
 def _save(path: Path, cache: Any) -> None:
     """Writes a timing cache, all of it or nothing."""
-    scratch = path.with_name(f".{path.name}-new")
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
     scratch.write_bytes(memoryview(cache.serialize()))
     scratch.replace(path)
 

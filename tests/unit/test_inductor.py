@@ -168,6 +168,18 @@ def test_a_package_of_another_machine_or_torch_is_refused(folders, monkeypatch):
         opened(folder, "vae_decoder")
 
 
+def test_another_cpu_is_another_target(tmp_path):
+    """Whatever the order of its flags; the compiler uses all instructions that there are."""
+
+    def target(flags):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\nbogomips : 1\n")
+        return inductor.cpu_target(torch, tmp_path / "cpuinfo")
+
+    assert target("avx2 fma") == target("fma avx2")
+    assert target("avx2 fma") != target("avx2 fma amx_tile")
+    assert inductor.cpu_target(torch, tmp_path / "missing").startswith("cpu-")
+
+
 def test_fp16_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(inductor_build, "device", lambda: "cpu")
     with pytest.raises(ExportError, match="there is none here; use fp32"):

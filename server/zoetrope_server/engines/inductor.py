@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,9 +68,23 @@ def load_torch() -> Any:
         raise EngineError(f"engine aot-inductor needs torch in the stage's process ({error})") from error
 
 
-def cpu_target(torch: Any) -> str:
-    """What a package for the CPU is bound to: the widest vector instructions, such as `cpu-avx512`."""
-    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+def cpu_target(torch: Any, description: Path = Path("/proc/cpuinfo")) -> str:
+    """What a package for the CPU is bound to, such as `cpu-avx512-1f2e3d4c`.
+
+    The compiler uses all instructions of the CPU at hand (`-march=native`), and one that another CPU lacks
+    ends its process: so the digest of all of them is part of the target, beside the widest vectors.
+
+    Args:
+        torch: the module.
+        description: what the kernel says of the CPU.
+    """
+    try:
+        lines = description.read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    digest = hashlib.sha256(" ".join(sorted(flags.partition(":")[2].split())).encode()).hexdigest()[:8]
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}-{digest}"
 
 
 def cuda_target(torch: Any) -> str:
