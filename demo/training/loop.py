@@ -8,9 +8,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+
+class HasGroups(Protocol):
+    """An optimizer, or several."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Each with `lr` and `peak`."""
+        ...
+
 
 logger = logging.getLogger(__name__)
 LONGEST_STEP = 15.0  # seconds; a step that took longer was paused, and the pause is not counted
@@ -78,7 +88,7 @@ class Run:
         logger.info("resumed at step %d, minute %.1f", self.step, self.elapsed / 60)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, run: Run, warmup: int = 40) -> None:
+def set_learning_rate(optimizer: HasGroups, run: Run, warmup: int = 40) -> None:
     """Linear warm-up by steps, then a cosine over the budget down to 2 % of each group's `peak`."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.share))
     for group in optimizer.param_groups:

@@ -2,7 +2,7 @@
 
 import torch
 
-BUCKETS_PER_PIXEL = 140.0  # bucket 140 is one pixel a frame at 128x192
+BUCKETS_PER_PIXEL = 175.0  # bucket 140 is 0.8 pixels a frame at 128x192
 LARGEST_BUCKET = 255.0
 
 

@@ -20,7 +20,7 @@ CANVAS = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
 FASTEST = 4.0  # pixels a frame, of any single layer
 # How varied the camera is. A short run learns one kind of motion first; a longer one should be given more.
 PAN, ZOOM, ROLL = 1.0, 0.0, 0.0  # the share of camera clips that have each
-RIGHTWARD, TILT = 1.0, 0.15  # the share of pans and drifts that go right; the largest angle in radians
+RIGHTWARD, TILT = 1.0, 0.5  # the share of pans and drifts that go right; the largest angle in radians
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +200,11 @@ def object_scene(rng: np.random.Generator, photographs: Sequence[torch.Tensor]) 
 
 Scene = Callable[[np.random.Generator, Sequence[torch.Tensor]], list[Layer]]
 SCENES: dict[str, tuple[Scene, float]] = {
-    "camera": (camera_scene, 0.74),
-    "clouds": (cloud_scene, 0.1),
-    "water": (water_scene, 0.1),
+    "camera": (camera_scene, 0.6),
+    "clouds": (cloud_scene, 0.14),
+    "water": (water_scene, 0.14),
     "smoke": (smoke_scene, 0.02),
-    "objects": (object_scene, 0.04),
+    "objects": (object_scene, 0.1),
 }
 
 

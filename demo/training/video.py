@@ -5,7 +5,7 @@ Small windows first, at a quarter of the cost, then whole frames. Weights are av
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ from . import pictures, scenes
 from .buffer import Batch, ClipBuffer
 from .denoiser import Denoiser, v_loss
 from .loop import Run, plot, set_learning_rate
+from .optimizer import MatrixOptimizer
 from .start import slim
 
 logger = logging.getLogger(__name__)
-SIGMA_MEAN, SIGMA_STD = 1.6, 1.7  # of ln sigma, as SVD trained at high resolution
+SIGMA_MEAN, SIGMA_STD = 1.0, 1.8  # of ln sigma
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
-PEAK_RATE, STRAIGHT_RATE, EMA = 1e-3, 1e-4, 0.99
+MATRIX_RATE, RATE, STRAIGHT_RATE, EMA = 2e-3, 1e-3, 1e-4, 0.998
 WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
-WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 600, 2
+WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 800, 4
 REPORT_EVERY = 25
-SHORT, SHORT_SHARE = 8, 0.75  # in the phase of windows, most batches hold only the first frames
+SHORT, SHORT_SHARE = 8, 0.5  # in the phase of windows, half of the batches hold only the first frames
 FIRST_SEED = 500_000_000
 
 
@@ -83,21 +84,15 @@ def next_batch(clips: ClipBuffer, step: int, whole: bool) -> Batch:
     return clips.batch(WHOLES_A_STEP if whole else WINDOWS_A_STEP, shape, frames, rng)
 
 
-def groups(denoiser: nn.Module) -> list[dict[str, Any]]:
-    """The path that `start_static` laid learns slowly, all else fast."""
-    names = (
+def is_straight(name: str) -> bool:
+    """Whether a weight belongs to the path that `start_static` laid; it learns slowly."""
+    path = (
         "unet.conv_in.",
         "conv_norm_out.",
         "conv_out.",
         "up_blocks.2.resnets.1.spatial_res_block.conv_shortcut.",
     )
-    straight = [weight for name, weight in denoiser.named_parameters() if any(part in name for part in names)]
-    chosen = {id(weight) for weight in straight}
-    others = [weight for weight in denoiser.parameters() if id(weight) not in chosen]
-    return [
-        {"params": others, "lr": PEAK_RATE, "peak": PEAK_RATE},
-        {"params": straight, "lr": STRAIGHT_RATE, "peak": STRAIGHT_RATE},
-    ]
+    return any(part in name for part in path)
 
 
 def train(
@@ -114,7 +109,7 @@ def train(
     torch.manual_seed(0)
     run, denoiser = Run(out, minutes), Denoiser(scaling_factor(vae)).to(device)
     average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
-    optimizer = torch.optim.AdamW(groups(denoiser), betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = MatrixOptimizer(denoiser, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
     run.load(denoiser=denoiser, average=average, optimizer=optimizer)
     clips = empty_buffer(vae, device)
     logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, UNET, VAE_DECODER, Array, StageSpec
+from zoetrope_core.specs import STAGES, StageSpec
 from zoetrope_export import repository
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engines import TorchEngine
@@ -138,26 +138,5 @@ def _export_stage(
 
 def _warm_up(engine: Engine, stage: StageSpec, manifest: Manifest) -> None:
     """Runs each shape that serving will meet, so that its compiled model lies in the engine's cache."""
-    done: set[tuple[tuple[int, ...], ...]] = set()
-    for inputs in served_shapes(stage, manifest):
-        shapes = tuple(array.shape for array in inputs.values())
-        if shapes not in done:
-            done.add(shapes)
-            engine.run(inputs)
-
-
-def served_shapes(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
-    """Inputs of all shapes of a stage: sizes, frame counts, batches with guidance and one video without."""
-    for size in manifest.sizes:
-        for frames in manifest.num_frames:
-            facts = replace(manifest, sizes=(size,), num_frames=(frames,))
-            if stage.name == UNET.name:
-                for batch in range(1, manifest.max_batch_size + 1):
-                    yield batching.example_inputs(stage, facts, batch=batch)
-                yield batching.example_inputs(stage, facts, rows=1)
-            elif stage.name == VAE_DECODER.name:
-                chunk = min(manifest.decode_chunk_size, frames)
-                for length in {chunk, frames % chunk or chunk}:
-                    yield batching.example_inputs(stage, replace(facts, decode_chunk_size=length))
-            else:
-                yield batching.example_inputs(stage, facts)
+    for inputs in batching.served_shapes(stage, manifest):
+        engine.run(inputs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import Array, StageSpec
+from zoetrope_core.specs import UNET, VAE_DECODER, Array, StageSpec
 
 Inputs = Mapping[str, Array]
 
@@ -65,3 +66,33 @@ def example_inputs(
         "w": latent[1],
     }
     return {spec.name: np.ones((batch, *spec.shape(symbols)), spec.numpy_dtype) for spec in stage.inputs}
+
+
+def served_shapes(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
+    """Inputs of ones for each shape that serving meets, each once, the default size and frame count first.
+
+    The UNet runs with guidance (K = 2) for each number of videos and without it (K = 1) for one; the decoder
+    for a whole chunk and for the rest.
+    """
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for size in manifest.sizes:
+        for frames in manifest.num_frames:
+            for inputs in _shapes_of(stage, replace(manifest, sizes=(size,), num_frames=(frames,))):
+                shapes = tuple(array.shape for array in inputs.values())
+                if shapes not in seen:
+                    seen.add(shapes)
+                    yield inputs
+
+
+def _shapes_of(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
+    """The shapes of one frame size and count."""
+    if stage.name == UNET.name:
+        for batch in range(1, manifest.max_batch_size + 1):
+            yield example_inputs(stage, manifest, batch=batch)
+        yield example_inputs(stage, manifest, rows=1)
+    elif stage.name == VAE_DECODER.name:
+        chunk = min(manifest.decode_chunk_size, manifest.num_frames[0])
+        for length in {chunk, manifest.num_frames[0] % chunk or chunk}:
+            yield example_inputs(stage, replace(manifest, decode_chunk_size=length))
+    else:
+        yield example_inputs(stage, manifest)

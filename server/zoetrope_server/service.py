@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,11 +16,13 @@ from typing import Any, Protocol
 
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import Cancelled, StageLost, ZoetropeError
-from zoetrope_core.events import Accepted, Heartbeat
+from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageLost, ZoetropeError
+from zoetrope_core.events import Accepted, Heartbeat, Progress
 from zoetrope_core.manifest import Manifest
+from zoetrope_core.request import ValidRequest
 from zoetrope_core.specs import Array
-from zoetrope_server.admission import Admission
+from zoetrope_server.admission import Admission, Place
+from zoetrope_server.forecast import Costs
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
 
@@ -61,21 +64,52 @@ class _Ticket:
     task: asyncio.Task[None] | None = None
     sending: asyncio.Future[None] | None = None
     failure: ZoetropeError | None = None
+    place: Place | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    outbox: deque[Response] = field(default_factory=deque)
+    broken: Exception | None = None
 
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure
+        if self.broken is not None:
+            raise self.broken
         if self.channel.cancelled():
             raise Cancelled("the client has cancelled")
+        if self.place is not None and self.place.due is not None and time.monotonic() > self.place.due:
+            allowed = self.place.due - self.arrived
+            raise DeadlineExceeded(f"the deadline of {allowed:.1f} s passed before the video was complete")
 
     async def send(self, response: Response) -> None:
+        """Sends in order: an event as soon as the caller waits for something, megabytes in a thread.
+
+        An event costs as much as the arithmetic of a sampler's step. This way it goes out while the next
+        stage call is already under way.
+        """
+        loop = asyncio.get_running_loop()
+        if self.place is not None and isinstance(response.event, Progress):
+            self.place.advance(response.event)
         if response.video is None and response.frames is None:
-            self.channel.send(response)
-        else:
-            # Megabytes are copied: in a thread, so that other requests' steps go on.
-            loop = asyncio.get_running_loop()
-            self.sending = loop.run_in_executor(self.media, self.channel.send, response)
-            await asyncio.shield(self.sending)
+            self.outbox.append(response)
+            loop.call_soon(self._flush_later)
+            return
+        self.flush()
+        # Megabytes are copied: in a thread, so that other requests' steps go on.
+        self.sending = loop.run_in_executor(self.media, self.channel.send, response)
+        await asyncio.shield(self.sending)
+
+    def flush(self) -> None:
+        """Sends now what has not been sent yet."""
+        while self.outbox:
+            self.channel.send(self.outbox.popleft())
+
+    def _flush_later(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:
+            # Nobody awaits this; the request meets it at its next check.
+            self.outbox.clear()
+            self.broken = error
 
     def abort(self, error: ZoetropeError) -> None:
         """Ends the request even while it waits for a stage; on the event loop."""
@@ -105,6 +139,7 @@ class Service:
     _media: ThreadPoolExecutor = field(init=False)
     _pipeline: ImageToVideo = field(init=False)
     _loop: asyncio.AbstractEventLoop | None = None
+    _costs: Costs = field(default_factory=Costs)
 
     def __post_init__(self) -> None:
         """Starts the media threads."""
@@ -168,13 +203,22 @@ class Service:
             if due:
                 await ticket.send(Response(event=Heartbeat(waiting=before)))
 
-        async with self.admission.place() as place:
+        ticket.place = place = self._place(request, ticket.arrived)
+        async with self.admission.hold(place):
             accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
             await ticket.send(Response(event=accepted))
-            await place.turn(on_wait)
+            await place.turn(self.admission.before, on_wait)
+            sharing: float = self.admission.active
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings)
             await self._pipeline.generate(image, job)
+            ticket.flush()
             place.served()
+            sharing = (sharing + self.admission.active) / 2
+            self._costs.learn(request, timings["denoise"], timings["total"], sharing)
+
+    def _place(self, request: ValidRequest, arrived: float) -> Place:
+        due = None if request.deadline_s is None else arrived + request.deadline_s
+        return Place(priority=request.priority, work=self._costs.seconds(request), due=due)
 
     def _name(self, asked: str) -> str:
         """The name of a request: the client's, made unique where another running request has it."""
@@ -182,11 +226,12 @@ class Service:
         return unique if not asked else f"{asked}-{unique}" if asked in self._tickets else asked
 
     def _adopt_loop(self) -> None:
-        """Sizes the loop's default executor: each running request may wait for one stage call in it."""
+        """Sizes the loop's default executor: each running request waits for one stage call in it."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            calls = ThreadPoolExecutor(self.admission.max_active, thread_name_prefix="stage-call")
+            # A cancelled request frees its place while its last call still holds a thread.
+            calls = ThreadPoolExecutor(2 * self.admission.max_active, thread_name_prefix="stage-call")
             loop.set_default_executor(calls)
 
     def _on_loop(self, function: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ def model(backend, monkeypatch, tmp_path):
             "model_config": json.dumps({"max_batch_size": 3}),
         }
     )
-    assert engine.batches == [1], "warmed up once"
+    assert engine.batches[:5] == [1, 2, 3, 4, 1], "every number of videos, then K = 1"
     engine.batches.clear()
     instance.engine = engine
     return instance
@@ -65,3 +65,13 @@ def test_a_failing_group_is_an_answer_for_its_requests_alone(backend, model):
     first, second = model.execute([bad, good])
     assert first.has_error() and "bad sigma" in first.error().message()
     assert (second.output_tensors()[0].as_numpy() == 10).all()
+
+
+def test_a_large_model_is_warmed_up_at_its_default_shapes_alone(backend, tmp_path, monkeypatch):
+    from zoetrope_server.triton import stage
+
+    (tmp_path / "model.bin").write_bytes(b"12345")
+    shapes = list(stage._warm_up_inputs(tmp_path, UNET, MANIFEST))
+    assert [len(inputs["latents"]) for inputs in shapes][0] == 1 and len(shapes) > 1
+    monkeypatch.setattr(stage, "_SMALL_MODEL_BYTES", 4)
+    assert len(list(stage._warm_up_inputs(tmp_path, UNET, MANIFEST))) == 1

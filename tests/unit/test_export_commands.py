@@ -18,6 +18,7 @@ from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
+from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
 ARCHITECTURE = Architecture(
@@ -105,7 +106,7 @@ def test_the_first_request_finds_its_shapes_compiled(checkpoint, tmp_path):
         before = files(cache)
         engine = open_engine(cache.parent, stage, engine="openvino", precision="fp32")
         shapes = 0
-        for inputs in exporting.served_shapes(stage, manifest):
+        for inputs in batching.served_shapes(stage, manifest):
             engine.run(inputs)
             shapes += 1
         assert before

@@ -8,9 +8,9 @@ from fakes import MANIFEST
 pytest.importorskip("diffusers")
 
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import exporting  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.profiles import input_shapes, profiles, size_groups  # noqa: E402
+from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import EngineError  # noqa: E402
 from zoetrope_server.engines.tensorrt import fitting_profile  # noqa: E402
 
@@ -65,7 +65,7 @@ def test_every_shape_that_is_served_has_a_profile(groups):
     for stage in STAGES.values():
         built = profiles(stage, MANIFEST, groups)
         seen = set()
-        for inputs in exporting.served_shapes(stage, MANIFEST):
+        for inputs in batching.served_shapes(stage, MANIFEST):
             seen.add(fitting_profile(stage, built, {name: array.shape for name, array in inputs.items()}))
         assert seen == set(range(len(built)))
 

@@ -9,7 +9,15 @@ import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
 
 from zoetrope_core.contract import bytes_tensor
-from zoetrope_core.errors import Cancelled, Draining, InvalidImage, InvalidRequest, Overloaded, StageLost
+from zoetrope_core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidImage,
+    InvalidRequest,
+    Overloaded,
+    StageLost,
+)
 from zoetrope_core.events import Accepted, Done, Heartbeat
 from zoetrope_server import admission
 from zoetrope_server.admission import Admission
@@ -181,3 +189,94 @@ async def test_only_requests_that_end_well_say_how_long_others_take():
     channel.hung_up = True
     await served.serve(channel)
     assert served.admission._mean_seconds == 30.0
+
+
+async def test_a_step_is_told_while_the_next_one_is_computed():
+    told = []
+    channel = FakeChannel(num_inference_steps=3)
+
+    async def gate():
+        await asyncio.sleep(0)  # a stage call lets the event loop go on
+        told.append(sum(getattr(event, "stage", "") == "denoise" for event in channel.events))
+
+    await service(FakeStages(gate=gate)).serve(channel)
+    assert channel.finished == [None]
+    assert told == [1, 2, 3], "steps 0, 1 and 2 were told during calls 1, 2 and 3"
+
+
+@pytest.mark.parametrize("number", [0, 3])
+async def test_a_response_that_cannot_be_sent_ends_the_request(number):
+    class Broken(FakeChannel):
+        def send(self, response):
+            if len(self.sent) == number:
+                raise RuntimeError("no shared memory")
+            super().send(response)
+
+    channel = Broken(num_inference_steps=20)
+    stages = FakeStages()
+    await service(stages).serve(channel)
+    (error,) = channel.finished
+    assert error.code == "internal" and len(channel.sent) == number
+    assert "decode" not in [stage for stage, _ in stages.calls]
+
+
+async def test_a_deadline_that_passes_ends_the_request_at_its_next_step():
+    async def slow():
+        await asyncio.sleep(0.02)
+
+    channel, stages = FakeChannel(num_inference_steps=100, deadline_s=0.2), FakeStages(gate=slow)
+    served = service(stages)
+    await served.serve(channel)
+    (error,) = channel.finished
+    assert isinstance(error, DeadlineExceeded) and error.status == "UNAVAILABLE"
+    steps = [stage for stage, _ in stages.calls].count("denoise")
+    assert 1 <= steps <= 11
+    assert served.status()["active"] == 0
+
+
+async def test_a_deadline_passes_in_the_queue_too(monkeypatch):
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    first, second = FakeChannel(num_inference_steps=1), FakeChannel(deadline_s=0.1)
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in (first, second)]
+    await until(lambda: second.finished)
+    assert isinstance(second.finished[0], DeadlineExceeded)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_deadline_that_measured_times_rule_out_is_refused_at_once():
+    async def slow():
+        await asyncio.sleep(0.02)
+
+    stages = FakeStages(gate=slow)
+    served = service(stages)
+    await served.serve(FakeChannel(num_inference_steps=5))
+    stages.calls.clear()
+    channel = FakeChannel(num_inference_steps=100, deadline_s=1.0)
+    await served.serve(channel)
+    (error,) = channel.finished
+    assert error.code == "deadline" and error.details["earliest_finish_s"] > 1.9
+    assert stages.calls == [] and channel.events == []
+
+
+async def test_an_interactive_request_runs_before_a_batch_request_that_came_first():
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    order = []
+
+    class Noted(FakeChannel):
+        def finish(self, error):
+            order.append(self.id)
+            super().finish(error)
+
+    ids = {"first": "interactive", "batch": "batch", "interactive": "interactive"}
+    channels = [Noted(num_inference_steps=1, id=id, priority=priority) for id, priority in ids.items()]
+    tasks = []
+    for channel in channels:
+        tasks.append(asyncio.create_task(served.serve(channel)))
+        await asyncio.sleep(0.01)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert order == ["first", "interactive", "batch"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,24 @@ from zoetrope_server import batching, logs
 from zoetrope_server.engines import Engine, open_engine
 
 _logger = logging.getLogger(__name__)
+_SMALL_MODEL_BYTES = 256 << 20
+"""Up to here every shape is warmed up; each keeps its own copy of the weights in memory."""
 
 
 class TritonPythonModel:
     """Hosts the engine of the stage that the model is named after."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the engine and runs it once at the default shapes, so that a plain first request is quick."""
+        """Opens the engine and warms it up, so that the first request is as quick as the tenth."""
         model = Path(args["model_repository"])
         self._stage = STAGES[args["model_name"]]
         logs.configure(self._stage.name)
         self._max_batch = max(1, int(json.loads(args["model_config"])["max_batch_size"]))
         manifest = Manifest.load(model.parent)
-        self._engine = self.open(model / args["model_version"], self._stage, manifest)
-        self._engine.run(batching.example_inputs(self._stage, manifest))
+        directory = model / args["model_version"]
+        self._engine = self.open(directory, self._stage, manifest)
+        for inputs in _warm_up_inputs(directory, self._stage, manifest):
+            self._engine.run(inputs)
 
     def open(self, directory: Path, stage: StageSpec, manifest: Manifest) -> Engine:
         """The engine of the stage, from the version folder of its model."""
@@ -57,3 +62,10 @@ class TritonPythonModel:
             pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in part.items()])
             for part in parts
         ]
+
+
+def _warm_up_inputs(directory: Path, stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
+    """Inputs of all shapes that serving meets, or of large models the default ones alone."""
+    weights = sum(file.stat().st_size for file in directory.glob("model.*"))
+    most = None if weights <= _SMALL_MODEL_BYTES else 1
+    return islice(batching.served_shapes(stage, manifest), most)
