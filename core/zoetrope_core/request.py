@@ -104,7 +104,9 @@ class GenerateRequest:
     max_guidance_scale: float = _number(
         float, 3.0, 0.0, 30.0, "guidance scale of the last frame; at most 1 turns guidance off"
     )
-    decode_chunk_size: int | None = _number(int, None, 1, 1024, "frames decoded at once")
+    decode_chunk_size: int | None = _number(
+        int, None, 1, 1024, "frames decoded at once; at most what the engine takes"
+    )
     seed: int | None = _number(int, None, 0, 2**63 - 1, "seed of the noise; drawn at random when absent")
     sampler: str = _choice(
         ("euler", "heun", "dpmpp_2m", "lcm"),
@@ -187,7 +189,9 @@ class GenerateRequest:
             "height": height,
             "width": width,
             "num_frames": num_frames,
-            "decode_chunk_size": min(self.decode_chunk_size or manifest.decode_chunk_size, num_frames),
+            "decode_chunk_size": min(
+                self.decode_chunk_size or manifest.decode_chunk_size, manifest.decode_chunk_size, num_frames
+            ),
             "seed": drawn_seed if self.seed is None else self.seed,
             "num_inference_steps": len(self.sigmas) if self.sigmas else self.num_inference_steps,
         }
