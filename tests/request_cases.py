@@ -1,5 +1,7 @@
 """Requests for tests: a strategy of good ones, and what the error of a bad one must say."""
 
+import math
+
 from hypothesis import strategies as st
 
 from zoetrope_core.request import field_rules
@@ -13,9 +15,13 @@ def values(rule):
         return st.sampled_from(rule.choices)
     if rule.type is bool:
         return st.booleans()
+    if rule.type is tuple:
+        least, most = rule.count
+        numbers = st.lists(st.floats(rule.low, rule.high), min_size=least, max_size=min(most, 9), unique=True)
+        return numbers.map(lambda found: tuple(sorted(found, reverse=rule.falling)))
     if rule.type is int:
         return st.integers(rule.low, rule.high)
-    return st.floats(rule.low, rule.high) | st.integers(int(rule.low), int(rule.high))
+    return st.floats(rule.low, rule.high) | st.integers(math.ceil(rule.low), int(rule.high))
 
 
 FIELDS = st.fixed_dictionaries({}, optional={name: values(rule) for name, rule in RULES.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from zoetrope_bench.latency import latency
 from zoetrope_bench.overhead import overhead
 from zoetrope_bench.side_by_side import side_by_side
 from zoetrope_bench.throughput import throughput
@@ -12,3 +13,4 @@ bench = typer.Typer(help="Measure the server.", no_args_is_help=True)
 bench.command("side-by-side")(side_by_side)
 bench.command("overhead")(overhead)
 bench.command("throughput")(throughput)
+bench.command("latency")(latency)

@@ -28,7 +28,7 @@ from zoetrope_bench.report import Figure, Report
 from zoetrope_bench.server import Server, serving
 from zoetrope_client.client import Client
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.sampling import Step, denoise
+from zoetrope_core.sampling import Step, euler
 from zoetrope_core.schedules import karras
 from zoetrope_core.specs import Array
 
@@ -84,7 +84,7 @@ def sampler_ms(manifest: Manifest, steps: int) -> float:
 
     began = time.perf_counter()
     asyncio.run(
-        denoise(model, x, karras(steps, sigma_min=manifest.sigma_min, sigma_max=manifest.sigma_max), on_step)
+        euler(model, x, karras(steps, sigma_min=manifest.sigma_min, sigma_max=manifest.sigma_max), on_step)
     )
     return (time.perf_counter() - began) / steps * 1000
 

@@ -98,8 +98,8 @@ class AsyncClient:
         Cancelling the task or `aclose()` cancels the request on the server. After a bare `break` that
         happens only once the iterator is collected: use `contextlib.aclosing`.
         """
-        message = codec.encode(read_image(image), codec.build_request(request, fields))
-        return self._responses(message, deadline_s)
+        wanted = codec.build_request(request, fields, deadline_s)
+        return self._responses(codec.encode(read_image(image), wanted), wanted.deadline_s)
 
     async def _responses(self, message: Any, deadline_s: float | None) -> AsyncGenerator[Response, None]:
         reader = codec.StreamReader(self._url)

@@ -98,7 +98,8 @@ class Client:
         Args:
             image: a path, encoded bytes, a binary file, a PIL image or a uint8 array.
             request: the request; its defaults when absent.
-            deadline_s: seconds after which the request is given up and cancelled.
+            deadline_s: seconds after which the request is given up; the server refuses at once what cannot
+                be done by then.
             **fields: fields of GenerateRequest, over those of `request`.
 
         Raises:
@@ -109,8 +110,8 @@ class Client:
             ZoetropeError: whatever else the server reports.
             OSError: the image's file cannot be read.
         """
-        message = codec.encode(read_image(image), codec.build_request(request, fields))
-        return self._responses(message, deadline_s)
+        wanted = codec.build_request(request, fields, deadline_s)
+        return self._responses(codec.encode(read_image(image), wanted), wanted.deadline_s)
 
     def _responses(self, message: Any, deadline_s: float | None) -> Generator[Response, None, None]:
         reader = codec.StreamReader(self._url)

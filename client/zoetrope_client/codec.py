@@ -34,9 +34,15 @@ def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, An
     return list({**_CHANNEL_OPTIONS, **dict(extra)}.items())
 
 
-def build_request(request: GenerateRequest | None, fields: Mapping[str, Any]) -> GenerateRequest:
-    """The request with `fields` put over it; raises InvalidRequest, before anything is sent."""
-    return GenerateRequest.from_dict({**(request.to_dict() if request else {}), **fields})
+def build_request(
+    request: GenerateRequest | None, fields: Mapping[str, Any], deadline_s: float | None = None
+) -> GenerateRequest:
+    """The request with `fields` put over it; raises InvalidRequest, before anything is sent.
+
+    The server does not see a gRPC deadline, so `deadline_s` travels in the request too.
+    """
+    own = {} if deadline_s is None else {"deadline_s": deadline_s}
+    return GenerateRequest.from_dict({**(request.to_dict() if request else {}), **fields, **own})
 
 
 def encode(image: bytes, request: GenerateRequest) -> Any:

@@ -33,7 +33,9 @@ def _with_request_options(command: Callable[..., None]) -> Callable[..., None]:
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
     # Flags only ask for more in the stream (decoded frames), and a file holds the video alone.
-    options = [_option(name, rule) for name, rule in field_rules().items() if rule.type is not bool]
+    wanted = {name: rule for name, rule in field_rules().items() if rule.type is not bool}
+    del wanted["deadline_s"]  # that is --deadline
+    options = [_option(name, rule) for name, rule in wanted.items()]
     signature = inspect.Signature([*own, *options])
     vars(command)["__signature__"] = signature
     command.__annotations__ = {name: entry.annotation for name, entry in signature.parameters.items()}
@@ -43,15 +45,30 @@ def _with_request_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option(name: str, rule: Rule) -> inspect.Parameter:
     default = _DEFAULTS[name]
     text = f"{rule.doc}: {rule.allowed}" + ("" if default is None else f"; default {default}")
+    array = rule.type is tuple
     option = typer.Option(
-        "--" + name.replace("_", "-"), help=text, show_default=False, rich_help_panel="Request"
+        "--" + name.replace("_", "-"),
+        help=text,
+        show_default=False,
+        rich_help_panel="Request",
+        parser=_numbers if array else None,
+        metavar="X,Y,..." if array else None,
     )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[rule.type | None, option],
+        annotation=Annotated[(_Numbers if array else rule.type) | None, option],
     )
+
+
+class _Numbers(tuple[float, ...]):
+    """An array on the command line."""
+
+
+def _numbers(text: str) -> _Numbers:
+    """`700,54.5` as numbers; ValueError is a usage error to typer."""
+    return _Numbers(float(part) for part in text.split(","))
 
 
 @_with_request_options

@@ -6,8 +6,8 @@ import numpy as np
 
 from zoetrope_core.specs import Array
 
-AUGMENTATION, INITIAL = 0, 1
-"""The independent noise streams of one seed."""
+AUGMENTATION, INITIAL, STEPS = 0, 1, 2
+"""The independent noise streams of one seed; step n of a sampler that adds noise has STEPS + n."""
 
 
 def noise(seed: int, stream: int, shape: tuple[int, ...]) -> Array:
@@ -46,6 +46,11 @@ def initial_noise(shape: tuple[int, ...], sigma_max: float, seed: int) -> Array:
         `EulerDiscreteScheduler.init_noise_sigma` has it.
     """
     return noise(seed, INITIAL, shape) * np.float32((float(sigma_max) ** 2 + 1.0) ** 0.5)
+
+
+def step_noise(shape: tuple[int, ...], number: int, seed: int) -> Array:
+    """The noise f32 `shape` that a sampler adds in its step `number`, from 1."""
+    return noise(seed, STEPS + number, shape)
 
 
 def time_ids(fps: int, motion_bucket_id: int, noise_aug_strength: float) -> Array:

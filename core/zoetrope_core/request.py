@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
@@ -18,19 +18,30 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What one field accepts: a type, a closed range of numbers or a set of words, and what it means."""
+    """What one field accepts: a type, a closed range of numbers or a set of words, and what it means.
+
+    An array holds `count` (at least, at most) numbers of the range, each larger than the one before it, or
+    smaller where `falling`.
+    """
 
     type: type
     doc: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    count: tuple[int, int] = (0, 0)
+    falling: bool = False
 
     @property
     def allowed(self) -> str:
         """The accepted values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.type is tuple:
+            least, most = self.count
+            many = str(least) if least == most else f"{least} to {most}"
+            order = "falling" if self.falling else "rising"
+            return f"an array of {many} {order} numbers from {self.low} to {self.high}"
         kind = {int: "an integer", float: "a number", bool: "true or false"}[self.type]
         return kind if self.low is None else f"{kind} from {self.low} to {self.high}"
 
@@ -38,6 +49,8 @@ class Rule:
         """Whether the value has the type (an integer passes as a number, a bool never) and range."""
         if self.choices:
             return isinstance(value, str) and value in self.choices
+        if self.type is tuple:
+            return isinstance(value, list | tuple) and self._accepts_numbers(value)
         if isinstance(value, bool) or self.type is bool:
             return self.type is bool and isinstance(value, bool)
         if not isinstance(value, int | float if self.type is float else int):
@@ -46,9 +59,22 @@ class Rule:
             return True
         return bool(self.low <= value <= self.high)  # NaN and infinity are never inside
 
+    def _accepts_numbers(self, values: Sequence[Any]) -> bool:
+        number = Rule(type=float, doc=self.doc, low=self.low, high=self.high)
+        least, most = self.count
+        if not least <= len(values) <= most or not all(number.accepts(value) for value in values):
+            return False
+        upward = values[::-1] if self.falling else values
+        return all(a < b for a, b in zip(upward, upward[1:], strict=False))
+
 
 def _number(kind: type, default: float | None, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"rule": Rule(type=kind, low=low, high=high, doc=doc)})
+
+
+def _numbers(least: int, most: int, low: float, high: float, doc: str, *, falling: bool) -> Any:
+    rule = Rule(type=tuple, count=(least, most), low=low, high=high, doc=doc, falling=falling)
+    return field(default=None, metadata={"rule": rule})
 
 
 def _choice(choices: tuple[str, ...], doc: str) -> Any:
@@ -78,10 +104,30 @@ class GenerateRequest:
     max_guidance_scale: float = _number(
         float, 3.0, 0.0, 30.0, "guidance scale of the last frame; at most 1 turns guidance off"
     )
-    decode_chunk_size: int | None = _number(int, None, 1, 1024, "frames decoded at once")
+    decode_chunk_size: int | None = _number(
+        int, None, 1, 1024, "frames decoded at once; at most what the engine takes"
+    )
     seed: int | None = _number(int, None, 0, 2**63 - 1, "seed of the noise; drawn at random when absent")
-    sampler: str = _choice(("euler",), "sampler")
+    sampler: str = _choice(
+        ("euler", "heun", "dpmpp_2m", "lcm"),
+        "sampler; heun computes each step twice, lcm is for distilled checkpoints, without guidance",
+    )
     schedule: str = _choice(("karras", "ays"), "noise schedule")
+    sigmas: tuple[float, ...] | None = _numbers(
+        1,
+        200,
+        0.0001,
+        10000.0,
+        "the schedule itself, one for each step, instead of a named one",
+        falling=True,
+    )
+    guidance_interval: tuple[float, ...] | None = _numbers(
+        2, 2, 0.0, 10000.0, "guide only while low < sigma <= high; other steps cost half", falling=False
+    )
+    deadline_s: float | None = _number(
+        float, None, 0.001, 86400.0, "seconds from arrival until the video must be complete"
+    )
+    priority: str = _choice(("interactive", "batch"), "who goes first when requests wait")
     fit: str = _choice(("crop", "pad", "stretch"), "how the image is brought to the size of the video")
     format: str = _choice(("mp4",), "container of the video")
     codec: str = _choice(("h264",), "codec of the video")
@@ -120,7 +166,8 @@ class GenerateRequest:
             optional = value is None and _DEFAULTS[name] is None
             if not optional and not rules[name].accepts(value):
                 raise _invalid(name, value, rules[name].allowed)
-        return cls(**data)
+        arrays = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, **arrays})
 
     def validate(self, manifest: Manifest, *, drawn_seed: int = 0) -> ValidRequest:
         """Puts in the served checkpoint's defaults and checks the request against what its engines hold.
@@ -147,8 +194,11 @@ class GenerateRequest:
             "height": height,
             "width": width,
             "num_frames": num_frames,
-            "decode_chunk_size": min(self.decode_chunk_size or manifest.decode_chunk_size, num_frames),
+            "decode_chunk_size": min(
+                self.decode_chunk_size or manifest.decode_chunk_size, manifest.decode_chunk_size, num_frames
+            ),
             "seed": drawn_seed if self.seed is None else self.seed,
+            "num_inference_steps": len(self.sigmas) if self.sigmas else self.num_inference_steps,
         }
         return ValidRequest(**{**asdict(self), **resolved})
 

@@ -17,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zoetrope_core.errors import ZoetropeError
 from zoetrope_export.errors import ExportError
 
 if TYPE_CHECKING:
     from zoetrope_export.parity import ParityReport
+    from zoetrope_export.stage_builds import BuildOptions
 
 checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 
@@ -37,12 +39,14 @@ def export(
     source: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="Folder in diffusers' layout, or an id of the hub.")
     ],
-    engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")],
+    engine: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or aot-inductor.")
+    ],
     size: Annotated[
         list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")
     ],
     out: Annotated[Path, typer.Option(help="The model repository to write.")],
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 with openvino.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 on GPUs.")] = "fp32",
     frames: Annotated[
         list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
     ] = None,
@@ -54,6 +58,27 @@ def export(
     warm_up: Annotated[
         bool, typer.Option(help="Compile all shapes now rather than when they are first served.")
     ] = True,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TensorRT: sizes HxW,HxW that share an optimization profile. [default: each has its own]"
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="TensorRT-RTX: the GPU to build for, as 8.9. [default: this machine's]")
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(min=0.0, help="TensorRT: the most scratch memory of a kernel, GiB.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where built engines are kept. [default: the user's cache folder]")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="What runs the engines: python, or triton for its own backends.")
+    ] = "python",
+    force: Annotated[
+        bool, typer.Option("--force", help="Build although disk or memory look too small.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside."""
     with _errors_to_exit():
@@ -66,8 +91,15 @@ def export(
             decode_chunk=decode_chunk,
             max_batch=max_batch,
             name=name,
+            warm_up=warm_up,
+            profiles=tuple(tuple(map(parse_size, each.split(","))) for each in profile or ()),
+            compute_capability=compute_capability,
+            workspace=workspace,
+            cache=cache,
+            force=force,
+            host=host,
         )
-        _show(_export(source, wanted, out, warm_up=warm_up), out, time.perf_counter() - began)
+        _show(_export(source, wanted, out), out, time.perf_counter() - began)
 
 
 @checkpoint.callback()
@@ -106,6 +138,13 @@ class Wanted:
     decode_chunk: int | None
     max_batch: int
     name: str | None
+    warm_up: bool
+    profiles: tuple[tuple[tuple[int, int], ...], ...]
+    compute_capability: str | None
+    workspace: float | None
+    cache: Path | None
+    force: bool
+    host: str
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -116,15 +155,17 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _export(source: str, wanted: Wanted, out: Path, *, warm_up: bool) -> ParityReport:
+def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
     """Exports; everything that can be refused is refused before the first weights are loaded."""
     _quiet_libraries()
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_supported
-    from zoetrope_export.repository import check_target
+    from zoetrope_export.progress import ExportProgress
+    from zoetrope_export.repository import check_host, check_target
 
     check_supported(wanted.engine, wanted.precision)
+    check_host(wanted.host, wanted.engine)
     check_target(out)
     opened = open_checkpoint(source)
     frames = wanted.frames or (opened.num_frames,)
@@ -139,21 +180,43 @@ def _export(source: str, wanted: Wanted, out: Path, *, warm_up: bool) -> ParityR
         max_batch_size=wanted.max_batch,
         name=wanted.name,
     )
-    plan = exporting.Plan(checkpoint=opened, manifest=manifest, out=out, warm_up=warm_up)
-    with Console(stderr=True).status("exporting") as status:
-        return exporting.export_repository(plan, status.update)
+    plan = exporting.Plan(
+        checkpoint=opened,
+        manifest=manifest,
+        out=out,
+        warm_up=wanted.warm_up,
+        options=_build_options(wanted),
+        host=wanted.host,
+    )
+    with ExportProgress(Console(stderr=True)) as progress:
+        return exporting.export_repository(plan, progress.report, progress)
+
+
+def _build_options(wanted: Wanted) -> BuildOptions:
+    from zoetrope_export.engine_cache import default_root
+    from zoetrope_export.stage_builds import BuildOptions
+
+    return BuildOptions(
+        profiles=wanted.profiles,
+        compute_capability=wanted.compute_capability,
+        workspace_gib=wanted.workspace,
+        cache=wanted.cache or default_root(),
+        force=wanted.force,
+    )
 
 
 def _show(report: ParityReport, out: Path, seconds: float) -> None:
     """Prints the parity of the stages."""
     height, width = report.size
     table = Table(title=f"Parity with PyTorch at {height}x{width}, {report.num_frames} frames")
-    for heading in ("stage", "precision", "max abs error", "PSNR", "needs"):
-        table.add_column(heading, justify="left" if heading in ("stage", "precision") else "right")
+    left = ("stage", "precision", "computed by")
+    for heading in (*left, "max abs error", "PSNR", "needs"):
+        table.add_column(heading, justify="left" if heading in left else "right")
     for each in report.stages:
         table.add_row(
             each.stage,
             each.precision,
+            each.computed_by,
             f"{each.max_abs_error:.2e}",
             f"{each.psnr_db:.1f} dB",
             f"{each.tolerance_db:.0f} dB",
@@ -161,6 +224,10 @@ def _show(report: ParityReport, out: Path, seconds: float) -> None:
     console = Console()
     console.print(table)
     console.print(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
+    if any(each.computed_by != "engine" for each in report.stages):
+        console.print(
+            "The engines themselves were not run: their GPU is not here. Their graphs were compared."
+        )
 
 
 def _quiet_libraries() -> None:
@@ -179,6 +246,6 @@ def _errors_to_exit() -> Iterator[None]:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         yield
-    except ExportError as error:
+    except ZoetropeError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import STAGES, VAE_ENCODER, StageSpec
 from zoetrope_export import repository
 from zoetrope_export.checkpoint import Checkpoint
-from zoetrope_export.engines import TorchEngine, build_engine
+from zoetrope_export.engines import TorchEngine
 from zoetrope_export.errors import ParityError
 from zoetrope_export.latent_colours import fit_latent_rgb
-from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ParityReport, StageParity, compare
+from zoetrope_export.stage_builds import BuildOptions, Silent, StageBuilder
 from zoetrope_export.stage_modules import stage_module
+from zoetrope_export.tensorrt_build import Progress
 from zoetrope_export.trajectory import Trajectory
 from zoetrope_server import batching
-from zoetrope_server.engines import Engine, open_engine
+from zoetrope_server.engines import Engine
 
 _PARITY_PIXELS = 128 * 256
 _PARITY_FRAMES = 14
@@ -40,12 +41,16 @@ class Plan:
         manifest: the facts of the repository to be.
         out: where it is to lie.
         warm_up: whether to compile all shapes now, into the engines' cache, instead of when they are served.
+        options: what the builder of the engines is told.
+        host: what runs the engines: `python` stages, or `triton` with a backend of its own.
     """
 
     checkpoint: Checkpoint
     manifest: Manifest
     out: Path
     warm_up: bool = True
+    options: BuildOptions = field(default_factory=BuildOptions)
+    host: str = "python"
 
 
 def default_chunk(num_frames: int, most: int = 8) -> int:
@@ -53,20 +58,29 @@ def default_chunk(num_frames: int, most: int = 8) -> int:
     return math.ceil(num_frames / math.ceil(num_frames / most))
 
 
-def export_repository(plan: Plan, report: Report = _logger.info) -> ParityReport:
+def export_repository(
+    plan: Plan, report: Report = _logger.info, progress: Progress | None = None
+) -> ParityReport:
     """Builds the engines, compares them with PyTorch and puts the repository in place.
 
+    Args:
+        plan: what to export.
+        report: told what is being done.
+        progress: follows the builders of engines that tell theirs.
+
     Raises:
-        ExportError: `plan.out` must not be replaced.
+        ExportError: `plan.out` must not be replaced, or an engine cannot be built here.
         ParityError: an engine is outside its tolerance; nothing is put in place.
     """
+    builder = StageBuilder(plan.checkpoint, plan.manifest, plan.options, progress or Silent())
+    builder.check_resources(plan.out)
     with repository.staged(plan.out) as directory:
         plan = _with_colours(plan, report)
         repository.write_layout(directory, plan.manifest)
         size, frames = parity_size(plan)
         trajectory = Trajectory(plan.manifest, size=size, num_frames=frames)
         parities = tuple(
-            _export_stage(plan, stage, directory, trajectory, report) for stage in STAGES.values()
+            _export_stage(plan, builder, stage, directory, trajectory, report) for stage in STAGES.values()
         )
         outcome = ParityReport(
             engine=plan.manifest.engine,
@@ -106,22 +120,29 @@ def parity_size(plan: Plan) -> tuple[tuple[int, int], int]:
 
 
 def _export_stage(
-    plan: Plan, stage: StageSpec, directory: Path, trajectory: Trajectory, report: Report
+    plan: Plan,
+    builder: StageBuilder,
+    stage: StageSpec,
+    directory: Path,
+    trajectory: Trajectory,
+    report: Report,
 ) -> StageParity:
     """Builds, checks and warms up one stage; its module is gone when this returns."""
     manifest, target = plan.manifest, repository.stage_directory(directory, stage.name)
     report(f"{stage.name}: loading the weights")
     module = stage_module(plan.checkpoint, stage.name)
-    report(f"{stage.name}: building the engine")
-    build_engine(module, stage, trace_symbols(plan.checkpoint), target, engine=manifest.engine)
-    report(f"{stage.name}: comparing with PyTorch")
+    report(f"{stage.name}: running PyTorch")
     samples = trajectory.run(stage.name, TorchEngine(module, stage))
-    del module
-    engine = open_engine(target, stage, engine=manifest.engine, precision=manifest.precision)
-    parity = compare(stage, engine, samples, manifest.precision)
-    if plan.warm_up and manifest.engine == "openvino":
-        report(f"{stage.name}: compiling all shapes")
-        _warm_up(engine, stage, manifest)
+    report(f"{stage.name}: building the engine")
+    with builder.build(module, stage, target) as built:
+        del module
+        report(f"{stage.name}: comparing with PyTorch")
+        parity = compare(stage, built.engine, samples, manifest.precision, computed_by=built.computed_by)
+        if plan.warm_up and manifest.engine == "openvino":
+            report(f"{stage.name}: compiling all shapes")
+            _warm_up(built.engine, stage, manifest)
+    if plan.host == "triton":
+        repository.make_native(directory, stage, manifest)
     return parity
 
 

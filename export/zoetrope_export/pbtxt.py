@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import UNET, StageSpec, TensorSpec
 
@@ -9,13 +11,42 @@ QUEUE_DELAY_US = 2000
 """How long the batcher waits for company: a step takes far longer, and equal requests then share it."""
 
 
-def render(stage: StageSpec, manifest: Manifest, *, queue_delay_us: int = QUEUE_DELAY_US) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeHost:
+    """A backend of Triton's own that hosts the engine of a stage, without python between them.
+
+    Attributes:
+        backend: `tensorrt` or `onnxruntime`.
+        file_name: the engine's file in the version folder.
+        profiles: the number of optimization profiles of a TensorRT engine; Triton chooses among them by the
+            shapes of a request. 0 for an engine that has none.
+    """
+
+    backend: str
+    file_name: str
+    profiles: int = 0
+
+    def instance_group(self) -> str:
+        """The instance group: on the GPU for TensorRT, wherever Triton finds best for ONNX Runtime."""
+        kind = "KIND_GPU" if self.backend == "tensorrt" else "KIND_AUTO"
+        numbers = ", ".join(f'"{index}"' for index in range(self.profiles))
+        return f"count: 1 kind: {kind}" + (f" profile: [ {numbers} ]" if self.profiles else "")
+
+
+def render(
+    stage: StageSpec,
+    manifest: Manifest,
+    *,
+    queue_delay_us: int = QUEUE_DELAY_US,
+    native: NativeHost | None = None,
+) -> str:
     """The configuration of a stage's model in a Triton model repository.
 
     Args:
         stage: the stage.
         manifest: gives the static dims and the largest batch.
         queue_delay_us: microseconds that the UNet's dynamic batcher waits for more requests.
+        native: Triton's own backend that hosts the engine; None for a python stage.
 
     Returns:
         The text of `config.pbtxt`.
@@ -25,14 +56,17 @@ def render(stage: StageSpec, manifest: Manifest, *, queue_delay_us: int = QUEUE_
     batched = stage.name == UNET.name and batch > 1
     lines = [
         f'name: "{stage.name}"',
-        'backend: "python"',
+        f'backend: "{native.backend if native else "python"}"',
+        *([f'default_model_filename: "{native.file_name}"'] if native else []),
         f"max_batch_size: {batch}",
-        _tensors("input", stage.inputs, manifest, ragged=batched),
+        # A native host cannot group a mixture, so that the batcher must not make one.
+        _tensors("input", stage.inputs, manifest, ragged=batched and native is None),
         _tensors("output", stage.outputs, manifest, ragged=False),
     ]
     if batched:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {queue_delay_us} }}")
-    lines.append("instance_group [ { count: 1 kind: KIND_CPU } ]")
+    instances = native.instance_group() if native else "count: 1 kind: KIND_CPU"
+    lines.append(f"instance_group [ {{ {instances} }} ]")
     return "\n".join(lines) + "\n"
 
 

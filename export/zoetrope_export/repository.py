@@ -11,10 +11,14 @@ from pathlib import Path
 
 from zoetrope_core import manifest as manifests
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES
+from zoetrope_core.specs import STAGES, StageSpec
 from zoetrope_export import pbtxt
 from zoetrope_export.errors import ExportError
+from zoetrope_export.onnx_graphs import FILE_NAME as ONNX_FILE
+from zoetrope_server.engines.sidecar import Sidecar, find_engine
 
+NATIVE_ENGINES = ("tensorrt", "onnxruntime")
+"""Engines that Triton can host by a backend of its own."""
 VERSION = "1"
 """The only version of each model."""
 _ENTRY_MODELS = "model_repository"
@@ -100,6 +104,33 @@ def write_layout(repository: Path, manifest: Manifest, *, queue_delay_us: int = 
         if (model / "config.pbtxt").is_file():
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(model, repository / model.name, ignore=ignored)
+
+
+def check_host(host: str, engine: str) -> None:
+    """Refuses a host that an engine does not have; raises ExportError."""
+    if host not in ("python", "triton"):
+        raise ExportError(f"--host {host}: python or triton")
+    if host == "triton" and engine not in NATIVE_ENGINES:
+        raise ExportError(f"--host triton: for {' and '.join(NATIVE_ENGINES)}; {engine} has the python host")
+
+
+def make_native(repository: Path, stage: StageSpec, manifest: Manifest) -> None:
+    """Turns a stage with its engine over to Triton's own backend: another configuration, no `model.py`.
+
+    Args:
+        repository: the repository, with the engine of the stage in it.
+        stage: the stage.
+        manifest: the facts of the repository.
+    """
+    directory = stage_directory(repository, stage.name)
+    if manifest.engine == "tensorrt":
+        engine = find_engine(directory, stage.name)
+        profiles = len(Sidecar.load(engine).key.profiles)
+        native = pbtxt.NativeHost(backend="tensorrt", file_name=engine.name, profiles=profiles)
+    else:
+        native = pbtxt.NativeHost(backend="onnxruntime", file_name=ONNX_FILE)
+    (directory.parent / "config.pbtxt").write_text(pbtxt.render(stage, manifest, native=native))
+    (directory / "model.py").unlink()
 
 
 def _entry_models() -> Path:

@@ -118,10 +118,10 @@ class SingleKeyTransformer(nn.Module):
         return (x.reshape(hidden_states.shape) + hidden_states,)
 
     def _positions(self, frames: int, like: Tensor) -> Tensor:
-        """The embedding of the frame numbers: [1,F,1,C]."""
+        """The embedding of the frame numbers: [1,F,1,C], computed in FP32 whatever the dtype of `like`."""
         numbers = torch.arange(frames, device=like.device)
-        embedded: Tensor = self.time_pos_embed(self.time_proj(numbers).to(like.dtype))
-        return embedded[None, :, None]
+        embedded: Tensor = self.time_pos_embed(self.time_proj(numbers))
+        return embedded.to(like.dtype)[None, :, None]
 
 
 class SingleKeyAttention(nn.Module):

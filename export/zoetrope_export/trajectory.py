@@ -10,7 +10,7 @@ import numpy as np
 
 from zoetrope_core import guidance, image, latents
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.sampling import Step, denoise
+from zoetrope_core.sampling import Step, euler
 from zoetrope_core.schedules import karras
 from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, Array
 from zoetrope_server.engines import Engine
@@ -100,7 +100,7 @@ class Trajectory:
 
         sigmas = karras(STEPS, sigma_min=facts.sigma_min, sigma_max=facts.sigma_max, rho=facts.rho)
         start = latents.initial_noise((self._num_frames, *encoded.shape), float(sigmas[0]), _SEED)
-        return asyncio.run(denoise(model, start, sigmas, _pass_on))
+        return asyncio.run(euler(model, start, sigmas, _pass_on))
 
     def _decode(self, engine: Engine) -> Array:
         chunk = min(self._manifest.decode_chunk_size, self._num_frames)

@@ -7,32 +7,85 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
-from zoetrope_core.errors import Draining, Overloaded
+from zoetrope_core.errors import DeadlineExceeded, Draining, Overloaded
+from zoetrope_core.events import Progress
+from zoetrope_server.forecast import finish_times
 
 HEARTBEAT_SECONDS = 1.0
 POLL_SECONDS = 0.1
 """How often a waiting request looks whether its client has gone."""
+PRIORITIES = ("interactive", "batch")
+"""Who waits goes by priority first, then by arrival."""
 
 OnWait = Callable[[int, bool], Awaitable[None]]
 """Awaited while a request waits, with the number of requests before it and whether a heartbeat is due;
 raising gives the place up."""
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Place:
+    """One request's place: first in the queue, then among those that run.
+
+    Attributes:
+        priority: one of `PRIORITIES`.
+        work: seconds of work as far as known, as if it ran alone.
+        due: when the video must be complete, on the monotonic clock; None without a deadline.
+        left: the share of the work that is still to do, 1..0.
+    """
+
+    priority: str = "interactive"
+    work: float | None = None
+    due: float | None = None
+    left: float = 1.0
+    since: float = 0.0
+    seconds: float = 0.0
+    _turn: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def give_turn(self) -> None:
+        """From now on the request may run."""
+        self.since = time.monotonic()
+        self._turn.set()
+
+    def advance(self, progress: Progress) -> None:
+        """Takes in how far the denoising is, which is most of the work."""
+        if progress.stage == "denoise":
+            self.left = 1.0 - progress.step / progress.steps
+
+    def served(self) -> None:
+        """The request ended well: its time says how long the next ones will take."""
+        self.seconds = time.monotonic() - self.since
+
+    async def turn(self, before: Callable[[Place], int], on_wait: OnWait) -> None:
+        """Waits until the request may run; see `OnWait`."""
+        heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+        while not self._turn.is_set():
+            due = time.monotonic() >= heartbeat
+            heartbeat += HEARTBEAT_SECONDS if due else 0.0
+            await on_wait(before(self), due)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._turn.wait(), POLL_SECONDS)
+
+
 class Admission:
-    """A first-in-first-out queue before a bounded number of running requests; used on one event loop."""
+    """A queue by priority before a bounded number of running requests; used on one event loop."""
 
     def __init__(self, *, max_active: int, max_waiting: int) -> None:
         """Lets `max_active` requests run and `max_waiting` more wait."""
         self.max_active = max_active
         self.max_waiting = max_waiting
-        self.active = 0
         self.draining = False
-        self._waiting: deque[Place] = deque()
+        self._running: list[Place] = []
+        self._waiting: list[Place] = []
         self._mean_seconds = 0.0
+
+    @property
+    def active(self) -> int:
+        """Requests that run."""
+        return len(self._running)
 
     @property
     def waiting(self) -> int:
@@ -40,16 +93,17 @@ class Admission:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """A place among those that run or wait, held for the time of the context.
+    async def hold(self, place: Place) -> AsyncIterator[None]:
+        """Holds a place among those that run or wait, for the time of the context.
 
         Raises:
             Overloaded: the queue is full; raised at once.
+            DeadlineExceeded: the place cannot be done by its deadline; raised at once.
             Draining: the server is shutting down; raised at once.
         """
-        place = self._admit()
+        self._admit(place)
         try:
-            yield place
+            yield
         finally:
             self._leave(place)
 
@@ -61,61 +115,69 @@ class Admission:
         """How many requests wait before this one."""
         return self._waiting.index(place) if place in self._waiting else 0
 
-    def _admit(self) -> Place:
+    def _admit(self, place: Place) -> None:
         if self.draining:
             raise Draining("the server is shutting down", retry_after_s=self.retry_after_s())
-        place = Place(self)
-        if self.active < self.max_active:
-            self.active += 1
-            place.give_turn()
-        elif self.waiting < self.max_waiting:
-            self._waiting.append(place)
-        else:
+        if self.active >= self.max_active and self.waiting >= self.max_waiting:
             raise Overloaded(
                 f"{self.active} requests run and {self.waiting} wait, which is all this server takes",
                 retry_after_s=self.retry_after_s(),
             )
-        return place
+        rank = PRIORITIES.index(place.priority)
+        behind = [other for other in self._waiting if PRIORITIES.index(other.priority) > rank]
+        position = len(self._waiting) - len(behind)
+        self._refuse_if_late(place, position)
+        self._waiting.insert(position, place)
+        self._dispatch()
+
+    def _refuse_if_late(self, place: Place, position: int) -> None:
+        """Raises DeadlineExceeded where the forecast says that the place cannot be done in time."""
+        now = time.monotonic()
+        if place.due is None or place.work is None:
+            return
+        queue = [*self._waiting[:position], place]
+        takes = self._forecast(self._running, queue)[-1]
+        # What follows may share the engine with it, but is held back where that would make it late.
+        if now + takes > place.due:
+            raise DeadlineExceeded(
+                f"the video would be complete in {takes:.1f} s, the deadline is in {place.due - now:.1f} s",
+                retry_after_s=round(max(1.0, takes - place.work), 1),
+                earliest_finish_s=round(takes, 3),
+            )
+
+    def _dispatch(self) -> None:
+        """Lets those who wait run, in order, as long as there is room and no deadline suffers."""
+        while self._waiting and self.active < self.max_active and not self._would_delay(self._waiting[0]):
+            place = self._waiting.pop(0)
+            self._running.append(place)
+            place.give_turn()
+
+    def _would_delay(self, place: Place) -> bool:
+        """Whether one of those that run would miss its deadline if this one shared the engine now."""
+        now = time.monotonic()
+        alone, shared = self._forecast(self._running, []), self._forecast([*self._running, place], [])
+        return any(
+            other.due is not None and now + before <= other.due < now + after
+            for other, before, after in zip(self._running, alone, shared, strict=False)
+        )
+
+    def _forecast(self, running: list[Place], waiting: list[Place]) -> list[float]:
+        """Seconds until each is finished; work that is not known yet counts as the mean."""
+        usual = self._mean_seconds / self.max_active
+
+        def left(place: Place) -> float:
+            return (usual if place.work is None else place.work) * place.left
+
+        run, wait = ([left(each) for each in group] for group in (running, waiting))
+        return finish_times(run, wait, self.max_active)
 
     def _leave(self, place: Place) -> None:
-        """Gives the slot to the first who waits, or frees it."""
+        """Frees the slot for the first who waits."""
         if place in self._waiting:
             self._waiting.remove(place)
-            return
+        else:
+            self._running.remove(place)
         if place.seconds:
             weight = 0.2 if self._mean_seconds else 1.0
             self._mean_seconds += weight * (place.seconds - self._mean_seconds)
-        if self._waiting:
-            self._waiting.popleft().give_turn()
-        else:
-            self.active -= 1
-
-
-class Place:
-    """One request's place: first in the queue, then among those that run."""
-
-    def __init__(self, admission: Admission) -> None:
-        """Made by `Admission.place`."""
-        self._admission = admission
-        self._turn = asyncio.Event()
-        self._since = 0.0
-        self.seconds = 0.0
-
-    def give_turn(self) -> None:
-        """From now on the request may run."""
-        self._since = time.monotonic()
-        self._turn.set()
-
-    def served(self) -> None:
-        """The request ended well: its time says how long the next ones will take."""
-        self.seconds = time.monotonic() - self._since
-
-    async def turn(self, on_wait: OnWait) -> None:
-        """Waits until the request may run; see `OnWait`."""
-        heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-        while not self._turn.is_set():
-            due = time.monotonic() >= heartbeat
-            heartbeat += HEARTBEAT_SECONDS if due else 0.0
-            await on_wait(self._admission.before(self), due)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._turn.wait(), POLL_SECONDS)
+        self._dispatch()

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from zoetrope_core import contract, guidance, image, latents
 from zoetrope_core.contract import Response
 from zoetrope_core.events import Done, Progress
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import ValidRequest
-from zoetrope_core.sampling import OnStep, Step, denoise
+from zoetrope_core.sampling import SAMPLERS, Denoiser, OnStep, Step
 from zoetrope_core.schedules import SCHEDULES
 from zoetrope_core.specs import Array
 from zoetrope_server.media.encode import VideoEncoder
@@ -155,20 +157,43 @@ class ImageToVideo:
 
     async def _denoise(self, conditioning: Conditioning, job: Job, previews: Previews) -> Array:
         """The clean latents f32 [F,C,h,w]."""
-        request, manifest = job.request, self.manifest
-        sigmas = SCHEDULES[request.schedule](
-            request.num_inference_steps,
-            sigma_min=manifest.sigma_min,
-            sigma_max=manifest.sigma_max,
-            rho=manifest.rho,
-        )
+        request = job.request
+        sigmas = self._sigmas(request)
+        shape = (request.num_frames, *conditioning.image_latents.shape[1:])
         await job.progress("denoise", 0, request.num_inference_steps)
         with job.timed("noise"):
-            shape = (request.num_frames, *conditioning.image_latents.shape[1:])
             start = await self._in_thread(latents.initial_noise, shape, float(sigmas[0]), request.seed)
+
+        async def draw(number: int) -> Array:
+            return await self._in_thread(latents.step_noise, shape, number, request.seed)
+
         with job.timed("denoise"):
-            model = await self.stages.prepare(conditioning)
-            return await denoise(model, start, sigmas, _reporter(job, previews))
+            model = await self._model(conditioning, request.guidance_interval)
+            sampler = SAMPLERS[request.sampler]
+            return await sampler(model, start, sigmas, _reporter(job, previews), draw)
+
+    def _sigmas(self, request: ValidRequest) -> Array:
+        """The schedule f32 [steps + 1], the last sigma being 0."""
+        if request.sigmas is not None:
+            return np.array([*request.sigmas, 0.0], np.float32)
+        ends = {"sigma_min": self.manifest.sigma_min, "sigma_max": self.manifest.sigma_max}
+        return SCHEDULES[request.schedule](request.num_inference_steps, **ends, rho=self.manifest.rho)
+
+    async def _model(self, conditioning: Conditioning, interval: tuple[float, ...] | None) -> Denoiser:
+        """The denoiser; with an interval (low, high], other sigmas are denoised without guidance.
+
+        Guidance in a limited interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724).
+        """
+        guided = await self.stages.prepare(conditioning)
+        if interval is None or len(conditioning.weights) == 1:
+            return guided
+        plain = await self.stages.prepare(conditioning.without_guidance())
+        low, high = interval
+
+        async def model(x: Array, sigma: float) -> Array:
+            return await (guided if low < sigma <= high else plain)(x, sigma)
+
+        return model
 
     async def _render(self, clean: Array, job: Job, sender: VideoSender) -> bytes:
         """Decodes chunk by chunk while the chunk before is being encoded; what of the video is unsent."""

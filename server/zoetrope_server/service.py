@@ -16,11 +16,13 @@ from typing import Any, Protocol
 
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import Cancelled, StageLost, ZoetropeError
-from zoetrope_core.events import Accepted, Heartbeat
+from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageLost, ZoetropeError
+from zoetrope_core.events import Accepted, Heartbeat, Progress
 from zoetrope_core.manifest import Manifest
+from zoetrope_core.request import ValidRequest
 from zoetrope_core.specs import Array
-from zoetrope_server.admission import Admission
+from zoetrope_server.admission import Admission, Place
+from zoetrope_server.forecast import Costs
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
 
@@ -62,6 +64,8 @@ class _Ticket:
     task: asyncio.Task[None] | None = None
     sending: asyncio.Future[None] | None = None
     failure: ZoetropeError | None = None
+    place: Place | None = None
+    arrived: float = field(default_factory=time.monotonic)
     outbox: deque[Response] = field(default_factory=deque)
     broken: Exception | None = None
 
@@ -72,6 +76,9 @@ class _Ticket:
             raise self.broken
         if self.channel.cancelled():
             raise Cancelled("the client has cancelled")
+        if self.place is not None and self.place.due is not None and time.monotonic() > self.place.due:
+            allowed = self.place.due - self.arrived
+            raise DeadlineExceeded(f"the deadline of {allowed:.1f} s passed before the video was complete")
 
     async def send(self, response: Response) -> None:
         """Sends in order: an event as soon as the caller waits for something, megabytes in a thread.
@@ -80,6 +87,8 @@ class _Ticket:
         stage call is already under way.
         """
         loop = asyncio.get_running_loop()
+        if self.place is not None and isinstance(response.event, Progress):
+            self.place.advance(response.event)
         if response.video is None and response.frames is None:
             self.outbox.append(response)
             loop.call_soon(self._flush_later)
@@ -135,6 +144,7 @@ class Service:
     _media: ThreadPoolExecutor = field(init=False)
     _pipeline: ImageToVideo = field(init=False)
     _loop: asyncio.AbstractEventLoop | None = None
+    _costs: Costs = field(default_factory=Costs)
 
     def __post_init__(self) -> None:
         """Starts the media threads."""
@@ -199,15 +209,23 @@ class Service:
             if due:
                 await ticket.send(Response(event=Heartbeat(waiting=before)))
 
-        async with self.admission.place() as place:
+        ticket.place = place = self._place(request, ticket.arrived)
+        async with self.admission.hold(place):
             accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
             await ticket.send(Response(event=accepted))
-            await place.turn(on_wait)
+            await place.turn(self.admission.before, on_wait)
+            sharing: float = self.admission.active
             text = contract.sent_as_text(tensors)
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings, text=text)
             await self._pipeline.generate(image, job)
             ticket.flush()
             place.served()
+            sharing = (sharing + self.admission.active) / 2
+            self._costs.learn(request, timings["denoise"], timings["total"], sharing)
+
+    def _place(self, request: ValidRequest, arrived: float) -> Place:
+        due = None if request.deadline_s is None else arrived + request.deadline_s
+        return Place(priority=request.priority, work=self._costs.seconds(request), due=due)
 
     def _name(self, asked: str) -> str:
         """The name of a request: the client's, made unique where another running request has it."""

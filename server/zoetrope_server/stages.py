@@ -34,6 +34,15 @@ class Conditioning:
     added_time_ids: Array
     weights: Array
 
+    def without_guidance(self) -> Conditioning:
+        """The conditional row alone, with weight 1: K = 1, half of the work."""
+        return Conditioning(
+            image_latents=self.image_latents[-1:],
+            image_embeds=self.image_embeds[-1:],
+            added_time_ids=self.added_time_ids,
+            weights=np.ones_like(self.weights[-1:]),
+        )
+
 
 class Stages(Protocol):
     """The four compiled stages of one video; shapes without the batch dimension."""

@@ -47,6 +47,44 @@ def test_only_the_unet_is_batched_by_triton():
         assert not any(tensor.allow_ragged_batch for tensor in other.input)
 
 
+HOSTS = [
+    pbtxt.NativeHost(backend="tensorrt", file_name="unet-fp16-sm90-trt11.4-1f2e3d4c.plan", profiles=2),
+    pbtxt.NativeHost(backend="tensorrt", file_name="unet-fp16-sm90-trt11.4-1f2e3d4c.plan", profiles=1),
+    pbtxt.NativeHost(backend="onnxruntime", file_name="model.onnx"),
+]
+
+
+@pytest.mark.parametrize("native", HOSTS, ids=lambda host: f"{host.backend}-{host.profiles}")
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_a_native_host_has_the_same_tensors(stage, native):
+    python, config = parsed(stage), parsed(stage, native=native)
+    assert (config.backend, config.default_model_filename) == (native.backend, native.file_name)
+    assert config.max_batch_size == python.max_batch_size
+    assert config.HasField("dynamic_batching") == (stage.name == "unet")
+    assert list(config.output) == list(python.output)
+    assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [
+        (each.name, each.data_type, list(each.dims)) for each in python.input
+    ]
+    assert not any(each.allow_ragged_batch for each in config.input)
+    (group,) = config.instance_group
+    assert list(group.profile) == [str(index) for index in range(native.profiles)]
+    kinds = config_pb2.ModelInstanceGroup
+    assert group.kind == (kinds.KIND_GPU if native.backend == "tensorrt" else kinds.KIND_AUTO)
+
+
+def test_what_lies_in_a_repository_is_valid(tmp_path):
+    """Each file as Triton reads it, entry models included."""
+    repository = pytest.importorskip("zoetrope_export.repository")
+    repository.write_layout(tmp_path, MANIFEST)
+    files = sorted(tmp_path.glob("*/config.pbtxt"))
+    assert {file.parent.name for file in files} == {*STAGES, "image_to_video", "image_to_video_unary"}
+    for file in files:
+        config = text_format.Parse(file.read_text(), config_pb2.ModelConfig())
+        assert config.name == file.parent.name
+        assert config.backend == "python"
+        assert config.input and config.output
+
+
 def test_the_queue_delay_has_a_default():
     assert parsed(STAGES["unet"]).dynamic_batching.max_queue_delay_microseconds == 2000
 

@@ -5,7 +5,7 @@ import pytest
 
 from zoetrope_core.latents import initial_noise, noise
 from zoetrope_core.request import field_rules
-from zoetrope_core.sampling import denoise
+from zoetrope_core.sampling import dpmpp_2m, euler
 from zoetrope_core.schedules import AYS_SVD, ays, karras
 
 torch = pytest.importorskip("torch")
@@ -103,7 +103,7 @@ async def ignore(step):
 async def test_every_step_is_diffusers_step(steps):
     sigmas, before = karras(steps, **ENDS), initial_noise(SHAPE, SVD["sigma_max"], seed=3)
     for number, reference in enumerate(by_diffusers(before, steps)):
-        ours = await denoise(denoiser, before, sigmas[number : number + 2], ignore)
+        ours = await euler(denoiser, before, sigmas[number : number + 2], ignore)
         # diffusers computes the derivative in f32, which costs digits of the size of the latents.
         tolerance = 1e-6 * np.abs(reference).max() + 5e-7 * np.abs(before).max()
         assert np.abs(ours - reference).max() < tolerance, f"step {number + 1} of {steps}"
@@ -113,7 +113,7 @@ async def test_every_step_is_diffusers_step(steps):
 @pytest.mark.parametrize("steps", [5, 25, 50])
 async def test_the_whole_loop_is_diffusers_loop(steps):
     x = initial_noise(SHAPE, SVD["sigma_max"], seed=3)
-    ours = await denoise(denoiser, x, karras(steps, **ENDS), ignore)
+    ours = await euler(denoiser, x, karras(steps, **ENDS), ignore)
     reference = by_diffusers(x, steps)[-1]
     assert np.abs(ours - reference).max() < 1e-5 * np.abs(reference).max()
 
@@ -127,7 +127,7 @@ async def test_the_comparison_notices_a_wrong_denoiser(forgotten):
         return x / np.float32(total) - output * np.float32(sigma / total**0.5)
 
     x = initial_noise(SHAPE, SVD["sigma_max"], seed=3)
-    result = await denoise(wrong, x, karras(5, **ENDS), ignore)
+    result = await euler(wrong, x, karras(5, **ENDS), ignore)
     reference = by_diffusers(x, 5)[-1]
     assert np.abs(result - reference).max() > 1e-2 * np.abs(reference).max()
 
@@ -135,3 +135,21 @@ async def test_the_comparison_notices_a_wrong_denoiser(forgotten):
 def test_every_step_count_of_a_request_is_compared():
     rule = field_rules()["num_inference_steps"]
     assert {rule.low, rule.high} <= set(STEPS)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 25])
+async def test_dpmpp_2m_is_diffusers_edm_solver(steps):
+    made = schedulers.EDMDPMSolverMultistepScheduler(
+        sigma_min=0.002, sigma_max=700.0, sigma_data=1.0, prediction_type="v_prediction", rho=7.0
+    )
+    made.set_timesteps(steps)
+    sigmas = made.sigmas.numpy()
+    x = initial_noise(SHAPE, float(sigmas[0]), seed=3)
+    latents = torch.from_numpy(x)
+    for timestep in made.timesteps:
+        scaled = made.scale_model_input(latents, timestep)
+        output = torch.from_numpy(unet(scaled.numpy(), float(timestep)))
+        latents = made.step(output, timestep, latents).prev_sample
+    ours = await dpmpp_2m(denoiser, x, sigmas, ignore)
+    reference = latents.numpy()
+    assert np.abs(ours - reference).max() < 1e-4 * np.abs(reference).max()

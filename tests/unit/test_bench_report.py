@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zoetrope_bench import side_by_side, throughput
+from zoetrope_bench import latency, side_by_side, throughput
 from zoetrope_bench.report import Figure, Report
 
 
@@ -42,3 +42,14 @@ def test_the_gain_is_the_ratio_of_rates():
     results = {"alone": [(10.0, 1.0)], "together": [(12.0, 3.5)], "mixed": [(11.0, 1.8)]}
     figures = {figure.name: figure for figure in throughput.report(results, 4, {}).figures}
     assert figures["gain"].measured == pytest.approx(1.2) and figures["gain"].passed is False
+
+
+def test_latency_compares_the_first_request_with_the_last_and_leaves_it_out_of_the_medians():
+    def line(accepted, done):
+        return latency.Timeline(accepted=accepted, first_step=accepted + 1.03, step=1.0, done=done)
+
+    lines = [line(0.5, 9.0), *[line(0.02, 6.0)] * 9]
+    accepted, wait, first = latency.figures(lines)
+    assert (round(accepted.measured, 3), accepted.passed) == (20, True)
+    assert (round(wait.measured, 3), wait.passed) == (30, True)
+    assert (first.measured, first.passed) == (1.5, False)

@@ -84,9 +84,10 @@ def test_json_is_one_line_on_stdout(run, output):
 
 
 VALUES = {int: 9, float: 0.5}
+PLAIN = [name for name, rule in field_rules().items() if rule.type not in (bool, tuple)]
 
 
-@pytest.mark.parametrize("name", [name for name, rule in field_rules().items() if rule.type is not bool])
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "deadline_s"])
 def test_every_field_has_an_option(name, run):
     rule = field_rules()[name]
     value = rule.choices[-1] if rule.choices else VALUES[rule.type]
@@ -94,6 +95,20 @@ def test_every_field_has_an_option(name, run):
         result = run("--url", server.url, "--" + name.replace("_", "-"), str(value))
     assert result.exit_code == 0, result.stderr
     assert server.requests[0][1] == GenerateRequest(**{name: value})
+
+
+def test_arrays_are_written_with_commas(run):
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--sigmas", "700,9.5,1", "--guidance-interval", "0,16")
+    assert result.exit_code == 0, result.stderr
+    assert server.requests[0][1] == GenerateRequest(sigmas=(700, 9.5, 1), guidance_interval=(0, 16))
+    assert run("--url", server.url, "--sigmas", "a,b").exit_code == 2
+
+
+def test_the_deadline_travels_in_the_request(run):
+    with serving(scripts.normal) as server:
+        assert run("--url", server.url, "--deadline", "9").exit_code == 0
+    assert server.requests[0][1] == GenerateRequest(deadline_s=9)
 
 
 def test_the_address_comes_from_the_environment(run, monkeypatch):

@@ -272,3 +272,21 @@ def test_a_rule_says_in_words_what_it_accepts(rule):
     assert not rule.accepts(math.nan)
     assert not rule.accepts(None)
     assert not rule.accepts(object())
+
+
+@pytest.mark.parametrize("name", ["sigmas", "guidance_interval"])
+@pytest.mark.parametrize(
+    "value",
+    [[], [1.0, 1.0], [1.0, 0.5, 2.0], [math.inf, 1.0], ["7", 1], [[3], 1], {"0": 1}, 3.0, "3,1", [1e9, 1]],
+)
+def test_arrays_of_the_wrong_kind_order_or_range_are_refused(name, value):
+    error = refused({name: value})
+    assert error.details["field"] == name and "numbers from" in error.details["allowed"]
+
+
+def test_the_order_of_an_array_is_part_of_its_rule():
+    assert GenerateRequest.from_json('{"sigmas": [9, 3, 1.5]}').sigmas == (9, 3, 1.5)
+    assert GenerateRequest.from_json('{"guidance_interval": [0, 16]}').guidance_interval == (0, 16)
+    refused({"sigmas": [1.5, 3, 9]})
+    refused({"guidance_interval": [16, 0]})
+    refused({"guidance_interval": [0, 1, 16]})

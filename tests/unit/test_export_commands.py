@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import commands, exporting  # noqa: E402
+from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
@@ -124,7 +124,7 @@ def test_without_warming_up_nothing_more_is_compiled(checkpoint, tmp_path):
 
 def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path, monkeypatch):
     """A wrong weight in one engine: exit code 1, the numbers in the message, no repository."""
-    build = exporting.build_engine
+    build = stage_builds.build_engine
 
     def wrong(module, stage, *arguments, **options):
         if stage.name == "unet":
@@ -133,7 +133,7 @@ def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_pat
         if stage.name == "unet":
             module.unet.conv_in.weight.data /= 1.02
 
-    monkeypatch.setattr(exporting, "build_engine", wrong)
+    monkeypatch.setattr(stage_builds, "build_engine", wrong)
     out = tmp_path / "repository"
     result = export(checkpoint, out, engine="onnxruntime")
     assert result.exit_code == 1
@@ -144,7 +144,7 @@ def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorrt"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
+        ({"engine": "magic"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
         ({"size": "17x24"}, "multiples of 4"),
         ({"size": "24"}, "give height x width"),
         ({"size": "-8x8"}, "give height x width"),
@@ -165,6 +165,41 @@ def test_refusals_of_options(checkpoint, tmp_path, more, message):
     result = export(checkpoint, tmp_path / "out", *more)
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_a_build_that_is_too_large_is_refused_unless_forced(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "available_memory", lambda: 1000)
+    out = tmp_path / "out"
+    result = export(checkpoint, out, engine="onnxruntime")
+    assert result.exit_code == 1
+    assert "not enough for this build: memory: about" in " ".join(result.output.split())
+    assert list(tmp_path.iterdir()) == []
+    assert export(checkpoint, out, "--force", engine="onnxruntime").exit_code == 0
+
+
+def test_triton_can_host_the_engines_itself(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    result = export(checkpoint, out, "--host", "triton", engine="onnxruntime")
+    assert result.exit_code == 0, result.output
+    for name in STAGES:
+        assert files(out / name) == ["1/model.onnx", "config.pbtxt"]
+        text = (out / name / "config.pbtxt").read_text()
+        assert 'backend: "onnxruntime"' in text and 'default_model_filename: "model.onnx"' in text
+    assert "image_to_video/1/model.py" in files(out)
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "message"),
+    [
+        ("openvino", "triton", "for tensorrt and onnxruntime; openvino has the python host"),
+        ("tensorrt-rtx", "triton", "for tensorrt and onnxruntime; tensorrt-rtx has the python host"),
+        ("onnxruntime", "docker", "--host docker: python or triton"),
+    ],
+)
+def test_hosts_that_are_refused(checkpoint, tmp_path, engine, host, message):
+    result = export(checkpoint, tmp_path / "out", "--host", host, engine=engine)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
 
 
 def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):

@@ -1,6 +1,9 @@
 """The repository on disk: what lies where, and that it is put in place all at once or not at all."""
 
+from dataclasses import replace
+
 import pytest
+from engine_keys import KEY
 from fakes import MANIFEST
 
 pytest.importorskip("diffusers")
@@ -9,6 +12,7 @@ from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import repository  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
+from zoetrope_server.engines.sidecar import Sidecar  # noqa: E402
 
 
 def names(directory):
@@ -28,6 +32,21 @@ def test_the_layout(tmp_path):
     assert "max_queue_delay_microseconds: 7 " in (tmp_path / "unet" / "config.pbtxt").read_text()
     assert names(tmp_path / "image_to_video" / "1") == ["model.py"]
     assert (tmp_path / "image_to_video" / "config.pbtxt").is_file()
+
+
+def test_a_tensorrt_engine_is_handed_to_triton_with_all_its_profiles(tmp_path):
+    stage = STAGES["unet"]
+    facts = replace(MANIFEST, engine="tensorrt")
+    repository.write_layout(tmp_path, facts)
+    key = replace(KEY, profiles=(*KEY.profiles, {"B": (1, 1, 1), "K": (1, 2, 2)}))
+    engine = tmp_path / "unet" / "1" / key.file_name()
+    engine.write_bytes(b"engine")
+    Sidecar.of(engine, key, 0.0).save(engine)
+    repository.make_native(tmp_path, stage, facts)
+    assert names(engine.parent) == [engine.name, f"{engine.name}.json"]
+    text = (tmp_path / "unet" / "config.pbtxt").read_text()
+    assert f'default_model_filename: "{engine.name}"' in text
+    assert 'kind: KIND_GPU profile: [ "0", "1" ]' in text
 
 
 def test_a_repository_is_put_in_place_when_it_is_complete(tmp_path):

@@ -105,8 +105,8 @@ async def test_without_guidance_there_is_one_row(media):
 
 
 async def test_frames_are_streamed_chunk_by_chunk_when_asked(media):
-    _, stream = await run(media, num_inference_steps=1, stream_frames=True, decode_chunk_size=5)
-    assert [r.frames.shape for r in stream.sent if r.frames is not None] == [(5, 32, 48, 3), (1, 32, 48, 3)]
+    _, stream = await run(media, num_inference_steps=1, stream_frames=True, decode_chunk_size=3)
+    assert [r.frames.shape for r in stream.sent if r.frames is not None] == [(3, 32, 48, 3)] * 2
     _, stream = await run(media, num_inference_steps=1)
     assert not [r for r in stream.sent if r.frames is not None]
 
@@ -232,3 +232,61 @@ async def test_previews_show_the_picture_while_it_is_denoised(media):
 async def test_without_the_field_there_are_no_previews(media):
     _, stream = await run(media, SlowSteps(), manifest=COLOURED, num_inference_steps=2)
     assert not [response for response in stream.sent if response.preview is not None]
+
+
+async def test_outside_the_guidance_interval_one_row_is_denoised(media):
+    rows = []
+
+    class Rows(FakeStages):
+        async def prepare(self, conditioning):
+            inner = await super().prepare(conditioning)
+
+            async def denoiser(x, sigma):
+                rows.append(
+                    (sigma, conditioning.image_latents.shape[0], conditioning.weights.sum(0).tolist())
+                )
+                return await inner(x, sigma)
+
+            return denoiser
+
+    await run(media, Rows(), sigmas=(100.0, 16.0, 4.0, 1.0), guidance_interval=(1.0, 16.0))
+    assert [(sigma, count) for sigma, count, _ in rows] == [(100, 1), (16, 2), (4, 2), (1, 1)]
+    assert all(total == pytest.approx([1] * 6) for *_, total in rows)
+
+
+async def test_explicit_sigmas_are_used_as_they_are(media):
+    seen = []
+
+    class Seen(FakeStages):
+        async def prepare(self, conditioning):
+            async def denoiser(x, sigma):
+                seen.append(sigma)
+                return np.zeros_like(x)
+
+            return denoiser
+
+    _, stream = await run(media, Seen(), sigmas=(9.0, 2.5), sampler="dpmpp_2m")
+    assert seen == [9.0, 2.5]
+    assert stream.sent[-1].event.parameters["num_inference_steps"] == 2
+
+
+async def test_lcm_draws_its_noise_from_the_seed(media):
+    async def last(seed):
+        clean = []
+
+        class Last(FakeStages):
+            async def decode(self, latents):
+                clean.append(latents)
+                return await super().decode(latents)
+
+            async def prepare(self, conditioning):
+                async def denoiser(x, sigma):
+                    return x * np.float32(0.5)
+
+                return denoiser
+
+        await run(media, Last(), sampler="lcm", num_inference_steps=3, seed=seed, max_guidance_scale=1.0)
+        return np.concatenate(clean)
+
+    assert np.array_equal(await last(1), await last(1))
+    assert not np.array_equal(await last(1), await last(2))

@@ -12,7 +12,15 @@ import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
 
 from zoetrope_core.contract import Response, bytes_tensor
-from zoetrope_core.errors import Cancelled, Draining, InvalidImage, InvalidRequest, Overloaded, StageLost
+from zoetrope_core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    InvalidImage,
+    InvalidRequest,
+    Overloaded,
+    StageLost,
+)
 from zoetrope_core.events import Accepted, Done, Heartbeat
 from zoetrope_server import admission
 from zoetrope_server.admission import Admission
@@ -273,3 +281,65 @@ async def test_an_event_waits_for_the_copy_under_way_and_follows_it_at_once():
         await until(lambda: len(channel.sent) == 2)
         await copying
     assert channel.sent[1].event == Heartbeat(waiting=0)
+
+
+async def test_a_deadline_that_passes_ends_the_request_at_its_next_step():
+    async def slow():
+        await asyncio.sleep(0.02)
+
+    channel, stages = FakeChannel(num_inference_steps=100, deadline_s=0.2), FakeStages(gate=slow)
+    served = service(stages)
+    await served.serve(channel)
+    (error,) = channel.finished
+    assert isinstance(error, DeadlineExceeded) and error.status == "UNAVAILABLE"
+    steps = [stage for stage, _ in stages.calls].count("denoise")
+    assert 1 <= steps <= 11
+    assert served.status()["active"] == 0
+
+
+async def test_a_deadline_passes_in_the_queue_too(monkeypatch):
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    first, second = FakeChannel(num_inference_steps=1), FakeChannel(deadline_s=0.1)
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in (first, second)]
+    await until(lambda: second.finished)
+    assert isinstance(second.finished[0], DeadlineExceeded)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_deadline_that_measured_times_rule_out_is_refused_at_once():
+    async def slow():
+        await asyncio.sleep(0.02)
+
+    stages = FakeStages(gate=slow)
+    served = service(stages)
+    await served.serve(FakeChannel(num_inference_steps=5))
+    stages.calls.clear()
+    channel = FakeChannel(num_inference_steps=100, deadline_s=1.0)
+    await served.serve(channel)
+    (error,) = channel.finished
+    assert error.code == "deadline" and error.details["earliest_finish_s"] > 1.9
+    assert stages.calls == [] and channel.events == []
+
+
+async def test_an_interactive_request_runs_before_a_batch_request_that_came_first():
+    gate = Gate()
+    served = service(FakeStages(gate=gate), max_active=1)
+    order = []
+
+    class Noted(FakeChannel):
+        def finish(self, error):
+            order.append(self.id)
+            super().finish(error)
+
+    ids = {"first": "interactive", "batch": "batch", "interactive": "interactive"}
+    channels = [Noted(num_inference_steps=1, id=id, priority=priority) for id, priority in ids.items()]
+    tasks = []
+    for channel in channels:
+        tasks.append(asyncio.create_task(served.serve(channel)))
+        await asyncio.sleep(0.01)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    assert order == ["first", "interactive", "batch"]

@@ -9,7 +9,13 @@ from typing import Protocol
 from zoetrope_core.errors import ZoetropeError
 from zoetrope_core.specs import UNET, VAE_DECODER, Array, StageSpec
 
-ENGINES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
+    "tensorrt": ("fp16", "fp32"),
+    "tensorrt-rtx": ("fp16", "fp32"),
+    "aot-inductor": ("fp32", "fp16"),
+}
 """The engines that can be hosted here, and the precisions of each."""
 REDUCED_PRECISION_STAGES = frozenset({UNET.name, VAE_DECODER.name})
 """Stages that run below FP32: the encoders run once a request, and the FP16 VAE encoder overflows."""
@@ -40,11 +46,11 @@ def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: st
     Args:
         directory: the version folder of the stage's model, such as `REPOSITORY/unet/1`.
         stage: the spec of the stage.
-        engine: `onnxruntime` or `openvino`.
+        engine: a key of `ENGINES`.
         precision: the precision of the repository; the encoders stay at fp32.
 
     Raises:
-        EngineError: the combination is not supported, or the engine file is missing.
+        EngineError: the combination is not supported, or the engine file is missing, damaged or foreign.
     """
     if precision not in ENGINES.get(engine, ()):
         supported = ", ".join(f"{name} {kind}" for name, kinds in ENGINES.items() for kind in kinds)
@@ -53,6 +59,14 @@ def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: st
         from zoetrope_server.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(directory, precision=stage_precision(stage, precision))
+    if engine in ("tensorrt", "tensorrt-rtx"):
+        from zoetrope_server.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(directory, stage, engine=engine, precision=stage_precision(stage, precision))
+    if engine == "aot-inductor":
+        from zoetrope_server.engines.inductor import AotInductorEngine
+
+        return AotInductorEngine(directory, stage, precision=stage_precision(stage, precision))
     from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(directory)

@@ -1,0 +1,95 @@
+"""AOTInductor packages, run by torch: the only engine whose stage process imports it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoetrope_core.specs import Array, StageSpec
+from zoetrope_server.engines import EngineError
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, verify
+
+LIBRARY = "torch"
+
+
+class AotInductorEngine:
+    """A compiled package, on the device that it was compiled for; any shape of the stage runs."""
+
+    def __init__(self, directory: Path, stage: StageSpec, *, precision: str) -> None:
+        """Verifies the package of the directory and loads it.
+
+        Args:
+            directory: the version folder of the stage's model.
+            stage: the stage's spec.
+            precision: the precision of this stage.
+
+        Raises:
+            EngineError: torch is missing, or the package is missing, damaged, stale or foreign.
+        """
+        self._torch = load_torch()
+        file = find_engine(directory, stage.name)
+        on_cpu = Sidecar.load(file).key.target.startswith("cpu")
+        expected = {
+            "stage": stage.name,
+            "library": LIBRARY,
+            "library_version": str(self._torch.__version__),
+            "precision": precision,
+            "target": cpu_target(self._torch) if on_cpu else cuda_target(self._torch),
+        }
+        verify(file, expected)
+        self._device = "cpu" if on_cpu else "cuda"
+        self._stage = stage
+        self._model = self._torch._inductor.aoti_load_package(str(file))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Computes the outputs of the stage."""
+        tensors = [
+            self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self._device)
+            for spec in self._stage.inputs
+        ]
+        with self._torch.inference_mode():
+            outputs = self._model(*tensors)
+        values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        return {
+            spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
+        }
+
+
+def load_torch() -> Any:
+    """The module torch; raises EngineError when it is not installed."""
+    try:
+        return importlib.import_module(LIBRARY)
+    except ImportError as error:
+        raise EngineError(f"engine aot-inductor needs torch in the stage's process ({error})") from error
+
+
+def cpu_target(torch: Any, description: Path = Path("/proc/cpuinfo")) -> str:
+    """What a package for the CPU is bound to, such as `cpu-avx512-1f2e3d4c`.
+
+    The compiler uses all instructions of the CPU at hand (`-march=native`), and one that another CPU lacks
+    ends its process: so the digest of all of them is part of the target, beside the widest vectors.
+
+    Args:
+        torch: the module.
+        description: what the kernel says of the CPU.
+    """
+    try:
+        lines = description.read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    digest = hashlib.sha256(" ".join(sorted(flags.partition(":")[2].split())).encode()).hexdigest()[:8]
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}-{digest}"
+
+
+def cuda_target(torch: Any) -> str:
+    """The compute capability of the first GPU, such as `sm90`; empty without one."""
+    if not torch.cuda.is_available():
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm{major}{minor}"

@@ -1,0 +1,207 @@
+"""TensorRT and TensorRT-RTX engines, run through cuda-python.
+
+Not run on a GPU yet: what is tested without one is the verification before an engine is loaded and the choice
+of the optimization profile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoetrope_core.specs import Array, StageSpec
+from zoetrope_server.engines import EngineError
+from zoetrope_server.engines.gpu import Gpu, detect_gpu
+from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
+
+LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""The module of each engine."""
+
+_logger = logging.getLogger(__name__)
+
+
+class TensorRtEngine:
+    """An engine with one execution context for each optimization profile; not safe for threads."""
+
+    def __init__(self, directory: Path, stage: StageSpec, *, engine: str, precision: str) -> None:
+        """Verifies the engine file of the directory and loads it onto the GPU.
+
+        Args:
+            directory: the version folder of the stage's model.
+            stage: the stage's spec.
+            engine: `tensorrt` or `tensorrt-rtx`.
+            precision: the precision of this stage.
+
+        Raises:
+            EngineError: the library is missing, the file is missing, damaged, stale or foreign, there is no
+                GPU, or the library refuses the engine.
+        """
+        library = _import(LIBRARIES[engine])
+        file, sidecar = checked_engine(
+            directory, stage, engine=engine, precision=precision, version=library.__version__
+        )
+        self._stage, self._profiles = stage, sidecar.key.profiles
+        self._memory = DeviceMemory()
+        self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        if self._engine is None:
+            raise EngineError(f"{engine} refuses {file.name}; its log says why")
+        self._contexts: dict[int, Any] = {}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Computes the outputs of the stage; raises EngineError when no profile takes the shapes."""
+        shapes = {name: array.shape for name, array in inputs.items()}
+        context = self._context(fitting_profile(self._stage, self._profiles, shapes))
+        for name, array in inputs.items():
+            context.set_input_shape(name, array.shape)
+            context.set_tensor_address(name, self._memory.upload(name, np.ascontiguousarray(array)))
+        outputs: dict[str, Array] = {}
+        for spec in self._stage.outputs:
+            outputs[spec.name] = np.empty(tuple(context.get_tensor_shape(spec.name)), spec.numpy_dtype)
+            context.set_tensor_address(spec.name, self._memory.reserve(spec.name, outputs[spec.name].nbytes))
+        if not context.execute_async_v3(self._memory.stream):
+            raise EngineError(f"{self._stage.name}: the engine failed on {shapes}")
+        for name, array in outputs.items():
+            self._memory.download(name, array)
+        self._memory.wait()
+        return outputs
+
+    def _context(self, profile: int) -> Any:
+        """The execution context of a profile."""
+        if profile not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}")
+            context.set_optimization_profile_async(profile, self._memory.stream)
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+
+class DeviceMemory:
+    """Buffers on the GPU by tensor name, which only grow, and the stream that everything runs on."""
+
+    def __init__(self) -> None:
+        """Makes the stream; raises EngineError without cuda-python or without a GPU."""
+        self._cuda = _import("cuda.bindings.runtime")
+        self.stream: int = int(self._call(self._cuda.cudaStreamCreate()))
+        self._buffers: dict[str, tuple[int, int]] = {}
+
+    def reserve(self, name: str, size: int) -> int:
+        """The address of a buffer of at least `size` bytes."""
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < size:
+            if address:
+                self._call(self._cuda.cudaFree(address))
+            address = int(self._call(self._cuda.cudaMalloc(size)))
+            self._buffers[name] = (address, size)
+        return address
+
+    def upload(self, name: str, array: Array) -> int:
+        """Copies an array to the GPU and returns the address."""
+        address = self.reserve(name, array.nbytes)
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        return address
+
+    def download(self, name: str, array: Array) -> None:
+        """Copies a buffer into an array, which is whole after `wait`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        address = self._buffers[name][0]
+        self._call(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+
+    def wait(self) -> None:
+        """Waits until everything on the stream is done."""
+        self._call(self._cuda.cudaStreamSynchronize(self.stream))
+
+    def _call(self, result: Sequence[Any]) -> Any:
+        """The value of a CUDA call; raises EngineError with CUDA's own words."""
+        status, *values = result
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise EngineError(f"CUDA: {self._cuda.cudaGetErrorString(status)[1].decode()}")
+        return values[0] if values else None
+
+
+def checked_engine(
+    directory: Path, stage: StageSpec, *, engine: str, precision: str, version: str
+) -> tuple[Path, Sidecar]:
+    """The verified engine file of a directory and its sidecar; raises EngineError.
+
+    Args:
+        directory: the version folder of the stage's model.
+        stage: the stage's spec.
+        engine: `tensorrt` or `tensorrt-rtx`.
+        precision: the precision of this stage.
+        version: the version of the engine's library here.
+    """
+    file, gpu = find_engine(directory, stage.name), detect_gpu()
+    expected = {
+        "stage": stage.name,
+        "library": LIBRARIES[engine],
+        "library_version": version,
+        "precision": precision,
+    }
+    sidecar = verify(file, expected | _place(engine, gpu))
+    if gpu is None:
+        raise EngineError(f"{file.name} needs a GPU ({sidecar.key.target}), and there is none here")
+    if sidecar.key.driver not in ("", gpu.driver):
+        _logger.warning("%s was timed on driver %s, here %s", file.name, sidecar.key.driver, gpu.driver)
+    return file, sidecar
+
+
+def _place(engine: str, gpu: Gpu | None) -> dict[str, str]:
+    """What the GPU of this machine demands of an engine: `tensorrt` chose kernels for one product."""
+    if gpu is None:
+        return {}
+    return {"target": gpu.target} | ({"gpu": gpu.name} if engine == "tensorrt" else {})
+
+
+def fitting_profile(
+    stage: StageSpec, profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+    """The narrowest optimization profile that takes the shapes of the inputs.
+
+    Args:
+        stage: the stage's spec.
+        profiles: the profiles of its engine.
+        shapes: the shape of each input, with its batch dimension.
+
+    Raises:
+        EngineError: none takes them; the message gives their ranges.
+    """
+    sizes = _sizes(stage, shapes)
+    fitting = [
+        (math.prod(high - low + 1 for low, _, high in profile.values()), index)
+        for index, profile in enumerate(profiles)
+        if all(low <= sizes[symbol] <= high for symbol, (low, _, high) in profile.items())
+    ]
+    if not fitting:
+        asked = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
+        built = "; ".join(
+            ", ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in sorted(profile.items()))
+            for profile in profiles
+        )
+        raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
+    return min(fitting)[1]
+
+
+def _sizes(stage: StageSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The values of a stage's symbols in the shapes of its inputs."""
+    sizes: dict[str, int] = {}
+    for spec in stage.inputs:
+        batch, *dims = shapes[spec.name]
+        sizes["B"] = batch
+        sizes.update({dim: size for dim, size in zip(spec.dims, dims, strict=True) if isinstance(dim, str)})
+    return sizes
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise EngineError(f"this engine needs {name}: pip install 'zoetrope[gpu]' ({error})") from error

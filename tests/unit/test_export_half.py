@@ -1,0 +1,203 @@
+"""FP16 graphs: half where it is fast, FP32 where FP16 overflows or forgets, PyTorch's numbers."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("diffusers")
+
+from zoetrope_core.specs import STAGES  # noqa: E402
+from zoetrope_export.architectures import Architecture  # noqa: E402
+from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
+from zoetrope_export.engines import TorchEngine  # noqa: E402
+from zoetrope_export.half import FloatGroupNorm, to_half  # noqa: E402
+from zoetrope_export.onnx_graphs import FILE_NAME, export_onnx, trace_symbols  # noqa: E402
+from zoetrope_export.parity import TOLERANCE_DB, psnr  # noqa: E402
+from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
+from zoetrope_export.stage_modules import stage_module  # noqa: E402
+from zoetrope_server.engines import open_engine  # noqa: E402
+
+ARCHITECTURE = Architecture(
+    unet_channels=(32, 64),
+    unet_heads=(1, 2),
+    embedding_dim=32,
+    vae_channels=(32, 32),
+    clip_width=32,
+    clip_layers=1,
+    clip_heads=1,
+    clip_patch=112,
+)
+FLOAT, HALF, UINT8, BOOL, INT64 = 1, 10, 2, 9, 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint")
+    write_random_checkpoint(ARCHITECTURE, directory)
+    return open_checkpoint(directory)
+
+
+@pytest.fixture(scope="module")
+def halves(checkpoint):
+    return {name: to_half(stage_module(checkpoint, name), stage) for name, stage in STAGES.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint, halves, tmp_path_factory):
+    made = {}
+    for name in ("unet", "vae_decoder"):
+        made[name] = tmp_path_factory.mktemp(name)
+        export_onnx(halves[name], STAGES[name], trace_symbols(checkpoint), made[name])
+    return made
+
+
+def typed(folder):
+    """The nodes of a graph, and the type of each of its tensors."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(folder / FILE_NAME)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return graph, types
+
+
+def inputs_of(stage, batch, **sizes):
+    symbols = {"C": 4, "E": 32, "h": 6, "w": 10, **sizes}
+    draw = np.random.default_rng(0)
+    inputs = {
+        spec.name: draw.uniform(0.1, 2.0, (batch, *spec.shape(symbols))).astype(np.float32)
+        for spec in stage.inputs
+    }
+    if "weights" in inputs:
+        inputs["weights"] /= inputs["weights"].sum(1, keepdims=True)
+    return inputs
+
+
+def test_the_encoders_stay_fp32(halves):
+    for name in ("image_encoder", "vae_encoder"):
+        assert {parameter.dtype for parameter in halves[name].parameters()} == {torch.float32}
+
+
+def test_the_islands_stay_fp32_and_the_rest_does_not(halves):
+    unet = halves["unet"].unet.module
+    kept = {name for name, parameter in unet.named_parameters() if parameter.dtype == torch.float32}
+    assert {name.split(".linear")[0].rpartition(".")[2] for name in kept} == {
+        "time_embedding",
+        "add_embedding",
+        "time_pos_embed",
+    }
+    assert kept == {
+        name for name, _ in unet.named_parameters() if "_embedding" in name or "pos_embed" in name
+    }
+    decoder = halves["vae_decoder"].decoder.module
+    assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float16}
+
+
+def test_statistics_are_fp32():
+    """A value whose square is beyond FP16, as activations of the decoder have it."""
+    norm = torch.nn.GroupNorm(1, 4).half()
+    x = (torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)) * 5000).half()
+    actual = FloatGroupNorm(norm)(x)
+    expected = torch.nn.functional.group_norm(x.double(), 1)
+    assert actual.dtype == torch.float16
+    assert (actual.double() - expected).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("name", ["unet", "vae_decoder"])
+def test_the_graph_is_half_between_float_edges(folders, name):
+    graph, types = typed(folders[name])
+    edges = {value.name: types[value.name] for value in (*graph.input, *graph.output)}
+    assert set(edges.values()) <= {FLOAT, UINT8, BOOL}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert {types[each] for node in convolutions for each in node.input} == {HALF}
+    norms = [node for node in graph.node if node.op_type == "InstanceNormalization"]
+    assert norms
+    assert {types[node.input[0]] for node in norms} == {FLOAT}
+    for node in graph.node:
+        if node.op_type == "LayerNormalization":
+            stash = [attribute.i for attribute in node.attribute if attribute.name == "stash_type"]
+            assert stash in ([], [FLOAT])  # 1 is the default
+
+
+def test_scalings_and_the_guidance_sum_are_fp32(folders):
+    graph, types = typed(folders["unet"])
+    producers = {output: node for node in graph.node for output in node.output}
+    (total,) = [n for n in graph.node if n.op_type == "ReduceSum" and "weights" in names_above(n, producers)]
+    (log,) = [n for n in graph.node if n.op_type == "Log"]
+    last = producers["denoised"]
+    assert last.op_type == "Sub"
+    for node in (total, log, last, *(producers[name] for name in last.input)):
+        assert {types[name] for name in (*node.input, *node.output) if types[name] != INT64} == {FLOAT}
+
+
+def names_above(node, producers, depth=4):
+    """The tensors that a node depends on, a few nodes up."""
+    names = set(node.input)
+    if depth:
+        for name in node.input:
+            if name in producers:
+                names |= names_above(producers[name], producers, depth - 1)
+    return names
+
+
+def test_the_cast_to_uint8_comes_last(folders):
+    graph, _ = typed(folders["vae_decoder"])
+    (last,) = [node for node in graph.node if "frames" in node.output]
+    uint8 = [n for n in graph.node if n.op_type == "Cast" and n.attribute[0].i == UINT8]
+    assert uint8 == [last]
+    assert not [node for node in graph.node if "frames" in node.input]
+
+
+@pytest.mark.parametrize(("batch", "rows", "frames"), [(1, 1, 1), (3, 2, 5)])
+def test_the_unet_computes_the_same(checkpoint, folders, batch, rows, frames):
+    stage = STAGES["unet"]
+    inputs = inputs_of(stage, batch, K=rows, F=frames)
+    expected = TorchEngine(stage_module(checkpoint, "unet"), stage).run(inputs)["denoised"]
+    engine = open_engine(folders["unet"], stage, engine="onnxruntime", precision="fp32")
+    assert TOLERANCE_DB["fp16"] < psnr(expected, engine.run(inputs)["denoised"]) < 100.0
+
+
+@pytest.mark.parametrize("sigma", [0.002, 700.0])
+def test_the_ends_of_the_schedule_survive(checkpoint, folders, sigma):
+    stage = STAGES["unet"]
+    inputs = inputs_of(stage, 1, K=2, F=3)
+    inputs["sigma"][:] = sigma
+    inputs["latents"] *= sigma
+    expected = TorchEngine(stage_module(checkpoint, "unet"), stage).run(inputs)["denoised"]
+    engine = open_engine(folders["unet"], stage, engine="onnxruntime", precision="fp32")
+    assert psnr(expected, engine.run(inputs)["denoised"]) > TOLERANCE_DB["fp16"]
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_decoder_computes_the_same(checkpoint, folders, frames):
+    stage = STAGES["vae_decoder"]
+    inputs = inputs_of(stage, 1, f=frames)
+    expected = TorchEngine(stage_module(checkpoint, "vae_decoder"), stage).run(inputs)
+    engine = open_engine(folders["vae_decoder"], stage, engine="onnxruntime", precision="fp32")
+    actual = engine.run(inputs)
+    assert psnr(expected["frames"], actual["frames"]) > TOLERANCE_DB["fp16"]
+    assert actual["finite"].all()
+
+
+def test_what_overflows_fp16_is_flagged(folders):
+    engine = open_engine(
+        folders["vae_decoder"], STAGES["vae_decoder"], engine="onnxruntime", precision="fp32"
+    )
+    latents = np.full((1, 2, 4, 6, 10), 1e6, np.float32)
+    assert engine.run({"latents": latents})["finite"].tolist() == [[False]]
+
+
+def test_two_exports_of_a_checkpoint_have_one_key(checkpoint, halves, folders, tmp_path):
+    """Else every export would build its engines anew."""
+    from zoetrope_export.engine_cache import graph_digests
+
+    again = export_onnx(halves["unet"], STAGES["unet"], trace_symbols(checkpoint), tmp_path)
+    assert graph_digests(again) == graph_digests(folders["unet"] / FILE_NAME)
