@@ -1,27 +1,37 @@
 """Does the demo checkpoint animate a picture?
 
-`python -m zoetrope_bench.demo_quality --json FILE --sheet FILE.png`.
-Run from the repository's root: the held-out pictures and the measures are in `demo/training`.
+`python -m zoetrope_bench.demo_quality --json FILE --sheet FILE.png [--repository REPOSITORY]`.
+Run from the repository's root: the held-out pictures and the measures are in `demo/training`. With a
+repository that was exported from the checkpoint, the server makes the videos, over gRPC, and is timed too.
 """
 
 import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-Frames = NDArray[np.uint8]
+from zoetrope_bench.demo_videos import (
+    Frames,
+    Generate,
+    Settings,
+    Subject,
+    local_generator,
+    served_generator,
+)
+from zoetrope_bench.report import machine
+
 measure = importlib.import_module("demo.training.measure")
 pictures = importlib.import_module("demo.training.pictures")
 scenes = importlib.import_module("demo.training.scenes")
@@ -32,31 +42,6 @@ CHECKPOINT = Path("demo/checkpoint")
 BUCKETS = (20, 80, 140, 200)
 HELD_OUT_SEED = 1_000_000_000
 PROCEDURAL = ("clouds", "water", "objects", "smoke")
-AYS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What one video is made with."""
-
-    bucket: int = 140
-    seed: int = 0
-    steps: int = 25
-    ays: bool = False
-    guidance: tuple[float, float] = (1.0, 1.5)
-    augmentation: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A held-out picture u8 [H,W,3]; procedural ones have the truth u8 [F,H,W,3] beside them."""
-
-    name: str
-    picture: Frames
-    truth: Frames | None = None
-
-
-Generate = Callable[[Subject, Settings], Frames]
 
 
 def to_bytes(images: torch.Tensor) -> Frames:
@@ -70,39 +55,6 @@ def subjects() -> list[Subject]:
     clips = [scenes.make_clip(HELD_OUT_SEED + n, (), kind, 140) for n, kind in enumerate(PROCEDURAL)]
     made = [Subject(clip.kind, to_bytes(clip.frames[0]), to_bytes(clip.frames)) for clip in clips]
     return photographs + made
-
-
-def local_generator(checkpoint: Path) -> Generate:
-    """Videos by diffusers' pipeline in this process."""
-    from diffusers import StableVideoDiffusionPipeline
-
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    reduced = torch.autocast("cpu", torch.bfloat16)
-    pipeline.unet.forward = reduced(pipeline.unet.forward)
-    pipeline.vae.decode = reduced(pipeline.vae.decode)
-
-    def generate(subject: Subject, settings: Settings) -> Frames:
-        height, width = subject.picture.shape[:2]
-        with torch.inference_mode():
-            video = pipeline(
-                Image.fromarray(subject.picture),
-                height=height,
-                width=width,
-                num_inference_steps=settings.steps,
-                sigmas=list(AYS) if settings.ays else None,
-                min_guidance_scale=settings.guidance[0],
-                max_guidance_scale=settings.guidance[1],
-                motion_bucket_id=settings.bucket,
-                noise_aug_strength=settings.augmentation,
-                decode_chunk_size=14,
-                generator=torch.Generator().manual_seed(settings.seed),
-                output_type="np",
-            ).frames[0]
-        frames: Frames = (video * 255).round().astype(np.uint8)
-        return frames
-
-    return generate
 
 
 def describe(video: Frames, picture: Frames | None = None) -> dict[str, float]:
@@ -196,13 +148,30 @@ def verdicts(rows: Mapping[str, Mapping[str, Any]], repeatable: bool) -> list[di
     ]
 
 
+def speeds(generate: Generate, subject: Subject, base: Settings) -> list[dict[str, Any]]:
+    """Seconds of a video with 25 Karras steps and with 10 AYS steps, the better of two, after a first one."""
+    lines = []
+    for name, settings, target in (
+        ("a video with 25 steps through the server (s)", replace(base, steps=25, ays=False), 15.0),
+        ("a video with 10 AYS steps through the server (s)", replace(base, steps=10, ays=True), 7.0),
+    ):
+        seconds = []
+        for seed in range(3):
+            began = time.monotonic()
+            generate(subject, replace(settings, seed=seed))
+            seconds.append(time.monotonic() - began)
+        lines.append(check(name, f"<= {target:g}", min(seconds[1:]), min(seconds[1:]) <= target))
+    return lines
+
+
 def variations(base: Settings) -> dict[str, Settings]:
     """What the table of settings compares."""
     return {
-        "25 steps": base,
+        "25 steps": replace(base, steps=25, ays=False),
         "10 steps, AYS": replace(base, steps=10, ays=True),
-        "5 steps": replace(base, steps=5),
+        "5 steps": replace(base, steps=5, ays=False),
         "no guidance": replace(base, guidance=(1.0, 1.0)),
+        "guidance 1 to 1.5": replace(base, guidance=(1.0, 1.5)),
         "guidance 1 to 3": replace(base, guidance=(1.0, 3.0)),
         "no augmentation": replace(base, augmentation=0.0),
         "augmentation 0.1": replace(base, augmentation=0.1),
@@ -254,25 +223,33 @@ def main(
     table: Annotated[bool, typer.Option(help="Also compare steps, guidance and augmentation.")] = True,
     guidance: Annotated[float, typer.Option(help="Guidance of the last frame; 1 is none.")] = 1.5,
     count: Annotated[int, typer.Option(help="How many of the eight pictures.")] = 8,
+    repository: Annotated[Path | None, typer.Option(help="Generate by a server of this repository.")] = None,
 ) -> None:
     """Measures the demo checkpoint on pictures that its training never saw."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    some, generate = subjects()[:: 8 // count], local_generator(checkpoint)
+    some = subjects()[:: 8 // count]
     base = Settings(steps=10 if ays else steps, ays=ays, guidance=(1.0, guidance))
-    rows, started = {}, time.monotonic()
-    for subject in some:
-        rows[subject.name] = sweep(generate, subject, base)
-        shown = {key: value for key, value in rows[subject.name].items() if key != "video"}
-        logger.info("%s: %s", subject.name, shown)
-    repeatable = np.array_equal(generate(some[0], base), rows[some[0].name]["video"])
+    started = time.monotonic()
+    with served_generator(repository) if repository else nullcontext(local_generator(checkpoint)) as generate:
+        rows = {}
+        for subject in some:
+            rows[subject.name] = sweep(generate, subject, base)
+            shown = {key: value for key, value in rows[subject.name].items() if key != "video"}
+            logger.info("%s: %s", subject.name, shown)
+        repeatable = np.array_equal(generate(some[0], base), rows[some[0].name]["video"])
+        settings = settings_table(generate, some[::4], base) if table else {}
+        served = speeds(generate, some[0], base) if repository else []
     contact_sheet(some, rows).save(sheet)
     report = {
-        "figures": verdicts(rows, repeatable),
+        "made_by": "the server" if repository else "diffusers",
+        "base": asdict(base),
+        "figures": verdicts(rows, repeatable) + served,
         "pictures": {name: {k: v for k, v in row.items() if k != "video"} for name, row in rows.items()},
         "autoencoder_ceiling_db": ceiling(checkpoint, some),
         "references": references(some[0].picture.shape),
-        "settings": settings_table(generate, some[::4], base) if table else {},
+        "settings": settings,
         "seconds": time.monotonic() - started,
+        "machine": machine(),
     }
     json_file.write_text(json.dumps(report, indent=1) + "\n")
     show(report)

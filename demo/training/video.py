@@ -28,7 +28,7 @@ MATRIX_RATE, RATE, STRAIGHT_RATE, EMA = 2e-3, 1e-3, 1e-4, 0.998
 WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
 WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 800, 4
 REPORT_EVERY = 25
-SHORT, SHORT_SHARE = 8, 0.5  # in the phase of windows, half of the batches hold only the first frames
+SHORT, SHORT_SHARE = 8, 0.5  # in the phase of windows, batches that hold only the first frames
 FIRST_SEED = 500_000_000
 
 
@@ -99,7 +99,7 @@ def train(
     vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
     out: Annotated[Path, typer.Option(help="Folder for states, log and result.")],
     minutes: Annotated[float, typer.Option(help="Budget of training time.")] = 60,
-    windows_until: Annotated[float, typer.Option(help="Share of the budget spent on windows.")] = 0.45,
+    windows_until: Annotated[float, typer.Option(help="Share of the budget spent on windows.")] = 0.85,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:

@@ -1,5 +1,6 @@
 """The demo's networks start where they should and resume where they stopped."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from demo.training import vae as vae_training  # noqa: E402
 from demo.training.denoiser import Denoiser, v_loss  # noqa: E402
 from demo.training.loop import Run  # noqa: E402
+from demo.training.optimizer import MatrixOptimizer  # noqa: E402
 from demo.training.start import slim, widen  # noqa: E402
 
 
@@ -68,3 +70,51 @@ def test_a_run_resumes_at_its_step(tmp_path):
 
 def test_a_run_stops_when_its_budget_is_used(tmp_path):
     assert list(Run(tmp_path, minutes=1, elapsed=60.0).steps()) == []
+
+
+def small_model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.Conv2d(8, 3, 3))
+
+
+def optimizer_of(model):
+    return MatrixOptimizer(
+        model, matrix_rate=1e-2, rate=1e-2, slow_rate=1e-5, slow=lambda name: name == "2.weight"
+    )
+
+
+def test_the_optimizer_moves_matrices_by_muon_and_holds_the_slow_ones_back():
+    model = small_model()
+    optimizer = optimizer_of(model)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    model(torch.randn(4, 3, 9, 9)).square().mean().backward()
+    optimizer.step()
+    moved = {name: (weight - before[name]).abs().mean().item() for name, weight in model.named_parameters()}
+    assert all(change > 0 for change in moved.values())
+    assert moved["0.weight"] > 100 * moved["2.weight"]
+    # An orthogonalised update: all singular values are about equal.
+    values = torch.linalg.svdvals((model[0].weight - before["0.weight"]).view(8, -1))
+    assert values.max() < 3 * values.min()
+    optimizer.zero_grad()
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_resumed_optimizer_goes_on_as_if_nothing_had_been():
+    def steps(model, optimizer, count, seed):
+        for number in range(count):
+            torch.manual_seed(seed + number)
+            model(torch.randn(2, 3, 9, 9)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model = small_model()
+    optimizer = optimizer_of(model)
+    steps(model, optimizer, 3, 0)
+    other = small_model()
+    other.load_state_dict(model.state_dict())
+    resumed = optimizer_of(other)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(model, optimizer, 2, 50)
+    steps(other, resumed, 2, 50)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
