@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out"
 PHOTO = ROOT / "demo" / "photo.jpg"
 CHECKPOINT = ROOT / "demo" / "checkpoint"
-PARAMETERS = ("--motion-bucket-id", "140", "--max-guidance-scale", "1.0", "--seed", "1")
+PARAMETERS = ("--motion-bucket-id", "80", "--max-guidance-scale", "1.0", "--seed", "1")
 ZOETROPE = str(Path(sys.executable).parent / "zoetrope")
 console = Console()
 

@@ -3,6 +3,7 @@
 `python -m demo.training.assemble --vae FOLDER --video FOLDER --out demo/checkpoint`.
 """
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -71,6 +72,13 @@ def use_general_processor(index: Path) -> None:
     index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
 
 
+def forget_origin(config: Path) -> None:
+    """Takes out where on this machine the part came from."""
+    body = json.loads(config.read_text())
+    body.pop("_name_or_path", None)
+    config.write_text(json.dumps(body, indent=2) + "\n")
+
+
 def main(
     vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
     video: Annotated[Path, typer.Option(help="The folder of phase 2.")],
@@ -83,6 +91,8 @@ def main(
     pipeline.to(dtype=torch.float16 if half else torch.float32)
     pipeline.save_pretrained(out)
     use_general_processor(out / "model_index.json")
+    for config in out.glob("*/config.json"):
+        forget_origin(config)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     logger.info("%s: %.2f MB", out, size / 1e6)
 

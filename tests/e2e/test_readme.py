@@ -46,7 +46,7 @@ def test_python_snippet(checkout, server):
 def test_every_command_exists(checkout):
     folder, environment = checkout
     commands = set(re.findall(r"^zoetrope (\w+)", README, re.MULTILINE))
-    assert {"checkpoint", "export", "serve", "generate"} <= commands
+    assert {"export", "serve", "generate", "bench"} <= commands
     for command in sorted(commands):
         subprocess.run(
             ["zoetrope", command, "--help"],
