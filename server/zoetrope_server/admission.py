@@ -118,7 +118,8 @@ class Admission:
     def _admit(self, place: Place) -> None:
         if self.draining:
             raise Draining("the server is shutting down", retry_after_s=self.retry_after_s())
-        if self.active >= self.max_active and self.waiting >= self.max_waiting:
+        # Together, since a request may be held back although there is room to run.
+        if self.active + self.waiting >= self.max_active + self.max_waiting:
             raise Overloaded(
                 f"{self.active} requests run and {self.waiting} wait, which is all this server takes",
                 retry_after_s=self.retry_after_s(),

@@ -73,6 +73,16 @@ async def test_a_newcomer_waits_where_it_would_make_an_accepted_deadline_late(st
     assert await runs(careless)
 
 
+async def test_those_held_back_for_a_deadline_are_bounded_too(stack):
+    admission = Admission(max_active=2, max_waiting=1)
+    await stack.enter_async_context(admission.hold(place(work=5.0, within=6.0)))
+    for _ in range(2):
+        await stack.enter_async_context(admission.hold(place(work=5.0)))
+    assert (admission.active, admission.waiting) == (1, 2)
+    with pytest.raises(Overloaded):
+        await stack.enter_async_context(admission.hold(place(work=5.0)))
+
+
 async def test_without_a_conflict_both_run(stack):
     admission = Admission(max_active=2, max_waiting=9)
     places = place(work=5.0, within=11.0), place(work=5.0)
