@@ -48,7 +48,7 @@ def local_generator(checkpoint: Path) -> Generate:
     import torch
     from diffusers import StableVideoDiffusionPipeline
 
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     reduced = torch.autocast("cpu", torch.bfloat16)
     pipeline.unet.forward = reduced(pipeline.unet.forward)
