@@ -92,7 +92,7 @@ def _shapes_of(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array
         yield example_inputs(stage, manifest, rows=1)
     elif stage.name == VAE_DECODER.name:
         chunk = min(manifest.decode_chunk_size, manifest.num_frames[0])
-        for length in {chunk, manifest.num_frames[0] % chunk or chunk}:
+        for length in (chunk, manifest.num_frames[0] % chunk or chunk):
             yield example_inputs(stage, replace(manifest, decode_chunk_size=length))
     else:
         yield example_inputs(stage, manifest)

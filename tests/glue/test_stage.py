@@ -1,12 +1,13 @@
 """The stage model over a stand-in for Triton's python backend: one execution for requests of equal shapes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import MANIFEST
 
-from zoetrope_core.specs import UNET
+from zoetrope_core.specs import UNET, VAE_DECODER
 from zoetrope_server.batching import example_inputs
 
 
@@ -75,3 +76,14 @@ def test_a_large_model_is_warmed_up_at_its_default_shapes_alone(backend, tmp_pat
     assert [len(inputs["latents"]) for inputs in shapes][0] == 1 and len(shapes) > 1
     monkeypatch.setattr(stage, "_SMALL_MODEL_BYTES", 4)
     assert len(list(stage._warm_up_inputs(tmp_path, UNET, MANIFEST))) == 1
+
+
+def test_the_decoder_is_warmed_up_with_a_whole_chunk_first(backend, tmp_path, monkeypatch):
+    """Whatever the rest of the frames is: it is the one shape that a large decoder is warmed up at."""
+    from zoetrope_server.triton import stage
+
+    monkeypatch.setattr(stage, "_SMALL_MODEL_BYTES", -1)
+    for frames, chunk in [(14, 8), (11, 7), (25, 24), (7, 7), (3, 8)]:
+        manifest = replace(MANIFEST, num_frames=(frames,), decode_chunk_size=chunk)
+        (inputs,) = stage._warm_up_inputs(tmp_path, VAE_DECODER, manifest)
+        assert inputs["latents"].shape[1] == min(frames, chunk)
