@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,37 +13,22 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from small_checkpoints import SMALLEST  # noqa: E402
+
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa: E402
-from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
-ARCHITECTURE = Architecture(
-    unet_channels=(32, 64),
-    unet_heads=(1, 2),
-    embedding_dim=32,
-    num_frames=3,
-    vae_channels=(32, 32),
-    clip_width=32,
-    clip_layers=1,
-    clip_heads=1,
-    clip_patch=112,
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ARCHITECTURE = replace(SMALLEST, num_frames=3)
 app = typer.Typer()
 app.command("export")(commands.export)
 app.add_typer(commands.checkpoint, name="checkpoint")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("diffusers")
 
+from small_checkpoints import SMALLEST  # noqa: E402
+
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import engines  # noqa: E402
-from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine, build_engine, to_openvino  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
@@ -24,31 +25,15 @@ from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
-ARCHITECTURE = Architecture(
-    unet_channels=(32, 64),
-    unet_heads=(1, 2),
-    embedding_dim=32,
-    vae_channels=(32, 32),
-    clip_width=32,
-    clip_layers=1,
-    clip_heads=1,
-    clip_patch=112,
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HOSTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(ARCHITECTURE, directory)
+    write_random_checkpoint(SMALLEST, directory)
     return open_checkpoint(directory)
 
 

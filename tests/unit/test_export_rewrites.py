@@ -14,6 +14,8 @@ from zoetrope_export.random_checkpoint import initialised, random_unet, random_v
 from zoetrope_export.rewrites import TemporalConv2d, rewrite_decoder, rewrite_unet  # noqa: E402
 from zoetrope_export.stage_modules import Unet, VaeDecoder  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ARCHITECTURES = {
     "two levels": Architecture(
         unet_channels=(32, 64), unet_heads=(1, 2), unet_layers=2, vae_channels=(32, 64)
@@ -21,14 +23,6 @@ ARCHITECTURES = {
     "three levels": Architecture(unet_channels=(64, 96, 64), unet_heads=(2, 3, 1), vae_channels=(32, 32, 64)),
 }
 FRAMES = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES.values(), ids=ARCHITECTURES)

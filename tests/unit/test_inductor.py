@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from small_checkpoints import SMALLEST  # noqa: E402
+
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import commands, inductor_build  # noqa: E402
-from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
@@ -26,32 +28,17 @@ from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import EngineError, inductor, open_engine  # noqa: E402
 from zoetrope_server.engines.sidecar import Sidecar, find_engine  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler"
-)
-ARCHITECTURE = Architecture(
-    unet_channels=(32, 64),
-    unet_heads=(1, 2),
-    embedding_dim=32,
-    num_frames=3,
-    vae_channels=(32, 32),
-    clip_width=32,
-    clip_layers=1,
-    clip_heads=1,
-    clip_patch=112,
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(
+        shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler"
+    ),
+]
+ARCHITECTURE = replace(SMALLEST, num_frames=3)
 QUICK = ("image_encoder", "vae_encoder", "vae_decoder")
 """Stages that compile in seconds; a UNet takes minutes."""
 app = typer.Typer()
 app.command()(commands.export)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -33,20 +33,14 @@ from zoetrope_server.engines import EngineError, open_engine, tensorrt  # noqa: 
 from zoetrope_server.engines.gpu import Gpu, detect_gpu  # noqa: E402
 from zoetrope_server.engines.sidecar import Sidecar, find_engine  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = ((128, 192), (192, 128))
 DTYPES = {"FP32": trt.float32, "UINT8": trt.uint8, "BOOL": trt.bool}
 H200 = Gpu(name="NVIDIA H200", target="sm90", driver="570.1", memory=1 << 37, free=1 << 37)
 L4 = Gpu(name="NVIDIA L4", target="sm89", driver="570.1", memory=1 << 34, free=1 << 34)
 app = typer.Typer()
 app.command()(commands.export)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
