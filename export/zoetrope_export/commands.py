@@ -21,6 +21,7 @@ from zoetrope_core.errors import ZoetropeError
 from zoetrope_export.errors import ExportError
 
 if TYPE_CHECKING:
+    from zoetrope_core.specs import Array
     from zoetrope_export.parity import ParityReport
     from zoetrope_export.stage_builds import BuildOptions
 
@@ -79,6 +80,13 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Build although disk or memory look too small.")
     ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="A picture to measure parity on. [default: a drawn one]")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Compare a whole video with diffusers too.")] = True,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Write the repository even if parity fails.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside."""
     with _errors_to_exit():
@@ -98,6 +106,9 @@ def export(
             cache=cache,
             force=force,
             host=host,
+            picture=picture,
+            verify=verify,
+            allow_drift=allow_drift,
         )
         _show(_export(source, wanted, out), out, time.perf_counter() - began)
 
@@ -145,6 +156,9 @@ class Wanted:
     cache: Path | None
     force: bool
     host: str
+    picture: Path | None
+    verify: bool
+    allow_drift: bool
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -187,9 +201,22 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         warm_up=wanted.warm_up,
         options=_build_options(wanted),
         host=wanted.host,
+        picture=None if wanted.picture is None else _read_picture(wanted.picture),
+        verify=wanted.verify,
+        allow_drift=wanted.allow_drift,
     )
     with ExportProgress(Console(stderr=True)) as progress:
         return exporting.export_repository(plan, progress.report, progress)
+
+
+def _read_picture(file: Path) -> Array:
+    """The picture u8 [H,W,3]; raises ExportError."""
+    from zoetrope_server.media.decode import ImageLimits, decode_image
+
+    try:
+        return decode_image(file.read_bytes(), ImageLimits())
+    except OSError as error:
+        raise ExportError(f"--picture {file}: {error.strerror}") from error
 
 
 def _build_options(wanted: Wanted) -> BuildOptions:
@@ -206,23 +233,33 @@ def _build_options(wanted: Wanted) -> BuildOptions:
 
 
 def _show(report: ParityReport, out: Path, seconds: float) -> None:
-    """Prints the parity of the stages."""
+    """Prints the parity of the stages and of the whole."""
     height, width = report.size
     table = Table(title=f"Parity with PyTorch at {height}x{width}, {report.num_frames} frames")
     left = ("stage", "precision", "computed by")
-    for heading in (*left, "max abs error", "PSNR", "needs"):
+    for heading in (*left, "nodes", "max abs error", "PSNR", "needs"):
         table.add_column(heading, justify="left" if heading in left else "right")
     for each in report.stages:
         table.add_row(
             each.stage,
             each.precision,
             each.computed_by,
+            " -> ".join(map(str, each.nodes or ())),
             f"{each.max_abs_error:.2e}",
             f"{each.psnr_db:.1f} dB",
             f"{each.tolerance_db:.0f} dB",
         )
+    if (whole := report.pipeline) is not None:
+        figures = (
+            f"{whole.max_abs_error:.0f} levels",
+            f"{whole.psnr_db:.1f} dB",
+            f"{whole.tolerance_db:.0f} dB",
+        )
+        table.add_row("video, against diffusers", report.precision, "engine", "", *figures)
     console = Console()
     console.print(table)
+    if not report.passed:
+        console.print(f"[red]Outside of the tolerance, written nevertheless: {', '.join(report.failures())}")
     console.print(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
     if any(each.computed_by != "engine" for each in report.stages):
         console.print(

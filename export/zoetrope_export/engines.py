@@ -27,7 +27,7 @@ def check_supported(engine: str, precision: str) -> None:
 
 def build_engine(
     module: nn.Module, stage: StageSpec, symbols: Mapping[str, int], directory: Path, *, engine: str
-) -> None:
+) -> tuple[int, int]:
     """Writes the engine file of a stage, which `zoetrope_server.engines.open_engine` opens.
 
     Args:
@@ -36,21 +36,32 @@ def build_engine(
         symbols: sizes to trace at.
         directory: the version folder of the stage's model.
         engine: `onnxruntime` or `openvino`.
+
+    Returns:
+        Nodes of the graph as it was traced, and as the engine reads it.
     """
     graph = onnx_graphs.export_onnx(module, stage, symbols, directory)
+    traced = nodes = onnx_graphs.count_nodes(graph)
     if engine == "openvino":
-        to_openvino(graph, directory / OPENVINO_FILE)
+        nodes = to_openvino(graph, directory / OPENVINO_FILE)
         for file in (graph, directory / onnx_graphs.WEIGHTS_NAME):
             file.unlink(missing_ok=True)
+    return traced, nodes
 
 
-def to_openvino(graph: Path, path: Path) -> None:
-    """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled."""
+def to_openvino(graph: Path, path: Path) -> int:
+    """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled.
+
+    Returns:
+        Operations of the model, constants not counted.
+    """
     import openvino
 
     # Not `convert_model`: it reports its use to its vendor, from a forked process.
-    openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
+    model = openvino.Core().read_model(graph)
+    openvino.save_model(model, path, compress_to_fp16=False)
     _logger.info("wrote %s", path)
+    return sum(each.get_type_name() != "Constant" for each in model.get_ordered_ops())
 
 
 class TorchEngine:

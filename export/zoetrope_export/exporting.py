@@ -9,19 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, VAE_ENCODER, StageSpec
+from zoetrope_core.specs import STAGES, VAE_ENCODER, Array, StageSpec
 from zoetrope_export import repository
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engines import TorchEngine
 from zoetrope_export.errors import ParityError
 from zoetrope_export.latent_colours import fit_latent_rgb
-from zoetrope_export.parity import ParityReport, StageParity, compare
+from zoetrope_export.parity import ENGINE, ParityReport, PipelineParity, StageParity, compare
 from zoetrope_export.stage_builds import BuildOptions, Silent, StageBuilder
 from zoetrope_export.stage_modules import stage_module
 from zoetrope_export.tensorrt_build import Progress
-from zoetrope_export.trajectory import Trajectory
+from zoetrope_export.trajectory import Trajectory, sample_picture
+from zoetrope_export.verification import verify_pipeline
 from zoetrope_server import batching
 from zoetrope_server.engines import Engine
+from zoetrope_server.media.fit import fit
 
 _PARITY_PIXELS = 128 * 256
 _PARITY_FRAMES = 14
@@ -43,6 +45,9 @@ class Plan:
         warm_up: whether to compile all shapes now, into the engines' cache, instead of when they are served.
         options: what the builder of the engines is told.
         host: what runs the engines: `python` stages, or `triton` with a backend of its own.
+        picture: u8 [H,W,3], what parity is measured on; None for a drawn one.
+        verify: whether the whole pipeline is compared with diffusers too, where the engines run here.
+        allow_drift: put the repository in place even if parity fails; its report says so.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +56,13 @@ class Plan:
     warm_up: bool = True
     options: BuildOptions = field(default_factory=BuildOptions)
     host: str = "python"
+    picture: Array | None = None
+    verify: bool = True
+    allow_drift: bool = False
+
+    def parity_picture(self, size: tuple[int, int]) -> Array:
+        """The picture that parity is measured on: u8 [H,W,3] of a frame size (H, W)."""
+        return sample_picture(*size) if self.picture is None else fit(self.picture, size)
 
 
 def default_chunk(num_frames: int, most: int = 8) -> int:
@@ -61,7 +73,7 @@ def default_chunk(num_frames: int, most: int = 8) -> int:
 def export_repository(
     plan: Plan, report: Report = _logger.info, progress: Progress | None = None
 ) -> ParityReport:
-    """Builds the engines, compares them with PyTorch and puts the repository in place.
+    """Builds the engines, compares them with PyTorch and diffusers and puts the repository in place.
 
     Args:
         plan: what to export.
@@ -78,7 +90,7 @@ def export_repository(
         plan = _with_colours(plan, report)
         repository.write_layout(directory, plan.manifest)
         size, frames = parity_size(plan)
-        trajectory = Trajectory(plan.manifest, size=size, num_frames=frames)
+        trajectory = Trajectory(plan.manifest, plan.parity_picture(size), num_frames=frames)
         parities = tuple(
             _export_stage(plan, builder, stage, directory, trajectory, report) for stage in STAGES.values()
         )
@@ -88,16 +100,33 @@ def export_repository(
             size=size,
             num_frames=frames,
             stages=parities,
+            pipeline=_verify(plan, directory, parities, size, frames, report),
+            drift_allowed=plan.allow_drift,
         )
         outcome.save(directory)
-        if not outcome.passed:
-            failed = ", ".join(
-                f"{each.stage} {each.psnr_db:.1f} dB (needs {each.tolerance_db:.0f})"
-                for each in parities
-                if not each.passed
+        if not outcome.passed and not plan.allow_drift:
+            raise ParityError(
+                f"the engines do not compute what the checkpoint computes: {', '.join(outcome.failures())}; "
+                "--allow-drift writes the repository nevertheless"
             )
-            raise ParityError(f"the engines do not compute what the checkpoint computes: {failed}")
     return outcome
+
+
+def _verify(
+    plan: Plan,
+    directory: Path,
+    stages: tuple[StageParity, ...],
+    size: tuple[int, int],
+    num_frames: int,
+    report: Report,
+) -> PipelineParity | None:
+    """The whole pipeline against diffusers; None where it is not wanted or an engine cannot run here."""
+    if not plan.verify or any(each.computed_by != ENGINE for each in stages):
+        return None
+    report("comparing a video with diffusers")
+    narrowed = replace(plan.manifest, sizes=(size,), num_frames=(num_frames,))
+    picture = plan.parity_picture(size)
+    return verify_pipeline(plan.checkpoint.directory, directory, narrowed, picture)
 
 
 def _with_colours(plan: Plan, report: Report) -> Plan:
@@ -130,14 +159,15 @@ def _export_stage(
     """Builds, checks and warms up one stage; its module is gone when this returns."""
     manifest, target = plan.manifest, repository.stage_directory(directory, stage.name)
     report(f"{stage.name}: loading the weights")
-    module = stage_module(plan.checkpoint, stage.name)
+    module = stage_module(plan.checkpoint, stage.name, max_frames=max(manifest.num_frames))
     report(f"{stage.name}: running PyTorch")
     samples = trajectory.run(stage.name, TorchEngine(module, stage))
     report(f"{stage.name}: building the engine")
     with builder.build(module, stage, target) as built:
         del module
         report(f"{stage.name}: comparing with PyTorch")
-        parity = compare(stage, built.engine, samples, manifest.precision, computed_by=built.computed_by)
+        compared = compare(stage, built.engine, samples, manifest.precision, computed_by=built.computed_by)
+        parity = replace(compared, nodes=built.nodes)
         if plan.warm_up and manifest.engine == "openvino":
             report(f"{stage.name}: compiling all shapes")
             _warm_up(built.engine, stage, manifest)

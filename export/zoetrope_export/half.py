@@ -5,7 +5,8 @@ laid down here, in the module that is traced. What stays FP32:
 
 - the tensors of the stage, the Karras scalings, the sum over the condition rows, and the decoder's last
   steps from samples to levels: they lie outside of what is made half;
-- the embeddings of the timestep, the added time ids and the frame numbers, up to the blocks that take them;
+- the embeddings of the timestep and the added time ids, up to the blocks that take them, and the table of the
+  frame numbers;
 - the statistics of group norms, whose sums go over many pixels (layer norms have FP32 statistics in ONNX,
   by their `stash_type`);
 - the CLIP encoder and the VAE encoder as a whole: the FP16 VAE overflows when it encodes (diffusers'
@@ -22,7 +23,7 @@ from torch.nn import functional
 
 from zoetrope_core.specs import UNET, VAE_DECODER, StageSpec
 
-_ISLANDS = frozenset({"time_embedding", "add_embedding", "time_pos_embed"})
+_ISLANDS = frozenset({"time_embedding", "add_embedding"})
 """Submodules that stay FP32."""
 _DOORS = frozenset({"conv_in", "time_emb_proj", "to_v"})
 """Submodules that FP32 enters by: samples, the embedding of the timestep, the image embedding."""

@@ -6,15 +6,14 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from zoetrope_core.specs import STATIC_SYMBOLS, StageSpec, TensorSpec
+from zoetrope_core.specs import StageSpec
+from zoetrope_export import programs
 from zoetrope_export.errors import ExportError
-from zoetrope_export.onnx_graphs import example_tensors
 from zoetrope_server.engines.inductor import cpu_target, cuda_target
 
 
@@ -37,31 +36,8 @@ def target() -> str:
 
 
 def trace(module: nn.Module, stage: StageSpec, symbols: Mapping[str, int]) -> ExportedProgram:
-    """Exports a stage with the dynamic axes of its spec.
-
-    Args:
-        module: the stage's module; it is moved to the device.
-        stage: its spec.
-        symbols: sizes to trace at, see `onnx_graphs.trace_symbols`.
-    """
-    examples = example_tensors(stage, symbols, 2 if stage.batchable else 1).values()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        return torch.export.export(
-            module.to(device()),
-            tuple(each.to(device()) for each in examples),
-            dynamic_shapes=tuple(_dynamic(spec, stage) for spec in stage.inputs),
-        )
-
-
-def _dynamic(spec: TensorSpec, stage: StageSpec) -> dict[int, Any]:
-    """The dynamic axes of an input; the batch of a stage that takes one video is fixed."""
-    axes = {
-        axis: Dim.DYNAMIC
-        for axis, dim in enumerate(spec.dims, start=1)
-        if isinstance(dim, str) and dim not in STATIC_SYMBOLS
-    }
-    return {0: Dim.DYNAMIC, **axes} if stage.batchable else axes
+    """Exports a stage on the device; the batch of a stage that takes one video is fixed."""
+    return programs.trace(module, stage, symbols, device=device(), batched=stage.batchable)
 
 
 def digests(program: ExportedProgram) -> tuple[str, str]:

@@ -90,6 +90,12 @@ def export_onnx(module: nn.Module, stage: StageSpec, symbols: Mapping[str, int],
     return path
 
 
+def count_nodes(graph: Path) -> int:
+    """Nodes of a graph; constants are not nodes, however the exporter wrote them."""
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node
+    return sum(node.op_type != "Constant" for node in nodes)
+
+
 def dynamic_axes(spec: TensorSpec) -> dict[int, str]:
     """The dynamic axes of a tensor: the batch dimension and all symbols that are not the checkpoint's."""
     symbols = {

@@ -41,6 +41,7 @@ class StageParity:
         psnr_db: the smallest PSNR of an output of a call; its peak is the range of the reference, or 255.
         tolerance_db: the least PSNR that passes.
         computed_by: what computed: the engine, or its graph elsewhere when the engine cannot run here.
+        nodes: nodes of the engine's graph, constants not counted: as translated from PyTorch, and as built.
     """
 
     stage: str
@@ -50,6 +51,7 @@ class StageParity:
     psnr_db: float
     tolerance_db: float
     computed_by: str = ENGINE
+    nodes: tuple[int, int] | None = None
 
     @property
     def passed(self) -> bool:
@@ -58,25 +60,71 @@ class StageParity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineParity:
+    """How close the frames of the whole pipeline come to those of diffusers.
+
+    Attributes:
+        steps: denoising steps of the video that was compared.
+        max_abs_error: the largest difference in levels of 255.
+        psnr_db: of all frames.
+        tolerance_db: the least that passes.
+    """
+
+    steps: int
+    max_abs_error: float
+    psnr_db: float
+    tolerance_db: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the frames are within the tolerance."""
+        return self.psnr_db >= self.tolerance_db
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """The parity of all stages of a repository, at the frame size and count that were run."""
+    """The parity of a repository, at the frame size and count that were run.
+
+    Attributes:
+        engine, precision: of the repository.
+        size: the frame size (height, width).
+        num_frames: the frame count.
+        stages: each stage against PyTorch.
+        pipeline: the whole against diffusers; None where that was not run.
+        drift_allowed: whether the repository was put in place although something did not pass.
+    """
 
     engine: str
     precision: str
     size: tuple[int, int]
     num_frames: int
     stages: tuple[StageParity, ...]
+    pipeline: PipelineParity | None = None
+    drift_allowed: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether all stages are within their tolerance."""
-        return all(stage.passed for stage in self.stages)
+        """Whether all that was compared is within its tolerance."""
+        return not self.failures()
+
+    def failures(self) -> list[str]:
+        """What is outside of its tolerance, in words."""
+        rows: list[tuple[str, StageParity | PipelineParity]] = [(each.stage, each) for each in self.stages]
+        if self.pipeline is not None:
+            rows.append(("video", self.pipeline))
+        return [
+            f"{name} {each.psnr_db:.1f} dB (needs {each.tolerance_db:.0f})"
+            for name, each in rows
+            if not each.passed
+        ]
 
     def save(self, directory: Path) -> None:
         """Writes `parity.json` into the directory."""
         body = asdict(self) | {"passed": self.passed}
         for entry, stage in zip(body["stages"], self.stages, strict=True):
             entry["passed"] = stage.passed
+        if self.pipeline is not None:
+            body["pipeline"]["passed"] = self.pipeline.passed
         (directory / FILE_NAME).write_text(json.dumps(body, indent=2) + "\n")
 
 

@@ -6,6 +6,7 @@ Each takes a loaded model and swaps submodules in place. What they rest on:
   the block is `to_out(to_v(embedding))`, the same for each pixel and each frame of a condition row. It is
   computed once per row, and the norm before it is not needed at all.
 - A 3-D convolution with kernel (k,1,1) is a 2-D convolution with kernel (k,1) over (frames, pixels).
+- The embedding of the frame numbers is the same in every step and every video: a table.
 - SVD never mixes images into a video, so the factor that blends the spatial and the temporal branch is a
   constant, not a choice per frame.
 """
@@ -20,9 +21,16 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import Tensor, nn
 
 
-def rewrite_unet(unet: nn.Module) -> nn.Module:
-    """Applies all rewrites to a `UNetSpatioTemporalConditionModel`, in place, and returns it."""
-    _swap(unet, TransformerSpatioTemporalModel, SingleKeyTransformer)
+def rewrite_unet(unet: nn.Module, *, max_frames: int) -> nn.Module:
+    """Applies all rewrites to a `UNetSpatioTemporalConditionModel`, in place, and returns it.
+
+    Args:
+        unet: the network, FP32.
+        max_frames: the most frames that it is to take from now on.
+    """
+    _swap(
+        unet, TransformerSpatioTemporalModel, lambda model: SingleKeyTransformer(model, max_frames=max_frames)
+    )
     return rewrite_decoder(unet)
 
 
@@ -77,11 +85,15 @@ class TemporalConv2d(nn.Module):
 class SingleKeyTransformer(nn.Module):
     """diffusers' `TransformerSpatioTemporalModel` for a context of one key, out of that model's parts."""
 
-    def __init__(self, model: Any) -> None:
-        """Takes the parts of a `TransformerSpatioTemporalModel`."""
+    positions: Tensor
+
+    def __init__(self, model: Any, *, max_frames: int) -> None:
+        """Takes the parts of a `TransformerSpatioTemporalModel`, and the most frames that are served."""
         super().__init__()
         self.norm, self.proj_in, self.proj_out = model.norm, model.proj_in, model.proj_out
-        self.time_proj, self.time_pos_embed = model.time_proj, model.time_pos_embed
+        with torch.no_grad():
+            positions = model.time_pos_embed(model.time_proj(torch.arange(max_frames)))
+        self.register_buffer("positions", positions[None, :, None])
         self.mix_factor = model.time_mixer.mix_factor
         self.spatial = nn.ModuleList(map(SpatialBlock, model.transformer_blocks))
         self.temporal = nn.ModuleList(map(TemporalBlock, model.temporal_transformer_blocks))
@@ -107,7 +119,8 @@ class SingleKeyTransformer(nn.Module):
         rows, frames = image_only_indicator.shape
         height, width = hidden_states.shape[-2:]
         embedding = encoder_hidden_states.reshape(rows, frames, 1, -1)[:, :1]
-        positions = self._positions(frames, hidden_states)
+        # FP32 whatever the blocks are: [1,F,1,C]
+        positions = self.positions[:, :frames].to(hidden_states.dtype)
         x = self.proj_in(self.norm(hidden_states).flatten(2).transpose(1, 2))
         x = x.reshape(rows, frames, height * width, -1)
         mix = torch.sigmoid(self.mix_factor)
@@ -116,12 +129,6 @@ class SingleKeyTransformer(nn.Module):
             x = mix * x + (1.0 - mix) * temporal(x + positions, embedding)
         x = self.proj_out(x).flatten(0, 1).transpose(1, 2)
         return (x.reshape(hidden_states.shape) + hidden_states,)
-
-    def _positions(self, frames: int, like: Tensor) -> Tensor:
-        """The embedding of the frame numbers: [1,F,1,C], computed in FP32 whatever the dtype of `like`."""
-        numbers = torch.arange(frames, device=like.device)
-        embedded: Tensor = self.time_pos_embed(self.time_proj(numbers))
-        return embedded.to(like.dtype)[None, :, None]
 
 
 class SingleKeyAttention(nn.Module):

@@ -19,7 +19,8 @@ from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engine_cache import Cached, EngineCache
 from zoetrope_export.engines import build_engine
 from zoetrope_export.half import to_half
-from zoetrope_export.onnx_graphs import export_onnx, trace_symbols
+from zoetrope_export.native_graphs import export_native
+from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ENGINE
 from zoetrope_export.profiles import Size, profiles, size_groups
 from zoetrope_export.tensorrt_build import Builder, Progress
@@ -59,10 +60,12 @@ class Built:
     Attributes:
         engine: the engine, or its graph in ONNX Runtime where the engine cannot run on this machine.
         computed_by: which of the two, for the report.
+        nodes: nodes of the graph that the engine was built from: as translated from PyTorch, and as built.
     """
 
     engine: Engine
     computed_by: str
+    nodes: tuple[int, int]
 
 
 class Silent:
@@ -128,10 +131,10 @@ class StageBuilder:
         if self._tensorrt is not None:
             return self._build_tensorrt(self._tensorrt, module, stage, directory, scratch)
         if engine == "aot-inductor":
-            self._build_inductor(module, stage, directory)
+            nodes = self._build_inductor(module, stage, directory)
         else:
-            build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
-        return Built(engine=self._open(stage, directory), computed_by=ENGINE)
+            nodes = build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
+        return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
 
     def _open(self, stage: StageSpec, directory: Path) -> Engine:
         facts = self._manifest
@@ -155,15 +158,16 @@ class StageBuilder:
         """The graph goes into `scratch`; the engine comes from the cache or is built from it."""
         if stage_precision(stage, self._manifest.precision) == "fp16":
             module = to_half(module, stage)
-        graph = export_onnx(module, stage, trace_symbols(self._checkpoint), scratch)
-        cached = self._fetch(builder, stage, graph)
+        graph = export_native(module, stage, trace_symbols(self._checkpoint), scratch)
+        cached = self._fetch(builder, stage, graph.path)
         engine_cache.place(cached, directory)
+        nodes = graph.translated, graph.nodes
         if self._gpu is not None and self._gpu.target == builder.target:
-            return Built(engine=self._open(stage, directory), computed_by=ENGINE)
-        return Built(engine=OnnxRuntimeEngine(scratch), computed_by="onnxruntime (graph)")
+            return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
+        return Built(engine=OnnxRuntimeEngine(scratch), computed_by="onnxruntime (graph)", nodes=nodes)
 
-    def _build_inductor(self, module: nn.Module, stage: StageSpec, directory: Path) -> None:
-        """The package comes from the cache or is compiled."""
+    def _build_inductor(self, module: nn.Module, stage: StageSpec, directory: Path) -> tuple[int, int]:
+        """The package comes from the cache or is compiled; returns the nodes of the exported program."""
         precision = stage_precision(stage, self._manifest.precision)
         if precision == "fp16":
             module = to_half(module, stage)
@@ -186,6 +190,8 @@ class StageBuilder:
         )
         _log(stage, cached)
         engine_cache.place(cached, directory)
+        nodes = len(program.graph.nodes)
+        return nodes, nodes
 
     def _fetch(self, builder: Builder, stage: StageSpec, graph: Path) -> Cached:
         """The engine of a graph, from the cache or built."""

@@ -12,6 +12,8 @@ from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.rewrites import rewrite_decoder, rewrite_unet
 
+_TRACED_FRAMES = 4
+"""Exporters trace at no more frames than this, however few are to be served."""
 _FINITE_BOUND = 1e30
 """What counts as finite: far beyond any pixel, and exact enough in BF16, whose infinity begins at 3.4e38."""
 
@@ -127,23 +129,24 @@ class VaeDecoder(nn.Module):
         return levels.permute(0, 1, 3, 4, 2).to(torch.uint8), finite
 
 
-def _image_encoder(checkpoint: Checkpoint) -> nn.Module:
+def _image_encoder(checkpoint: Checkpoint, max_frames: int | None) -> nn.Module:
     return ImageEncoder(checkpoint.image_encoder())
 
 
-def _vae_encoder(checkpoint: Checkpoint) -> nn.Module:
+def _vae_encoder(checkpoint: Checkpoint, max_frames: int | None) -> nn.Module:
     return VaeEncoder(checkpoint.vae())
 
 
-def _unet(checkpoint: Checkpoint) -> nn.Module:
-    return Unet(rewrite_unet(checkpoint.unet()))
+def _unet(checkpoint: Checkpoint, max_frames: int | None) -> nn.Module:
+    most = max(max_frames or checkpoint.num_frames, _TRACED_FRAMES)
+    return Unet(rewrite_unet(checkpoint.unet(), max_frames=most))
 
 
-def _vae_decoder(checkpoint: Checkpoint) -> nn.Module:
+def _vae_decoder(checkpoint: Checkpoint, max_frames: int | None) -> nn.Module:
     return VaeDecoder(rewrite_decoder(checkpoint.vae()))
 
 
-_BUILDERS: Mapping[str, Callable[[Checkpoint], nn.Module]] = {
+_BUILDERS: Mapping[str, Callable[[Checkpoint, int | None], nn.Module]] = {
     IMAGE_ENCODER.name: _image_encoder,
     VAE_ENCODER.name: _vae_encoder,
     UNET.name: _unet,
@@ -151,6 +154,12 @@ _BUILDERS: Mapping[str, Callable[[Checkpoint], nn.Module]] = {
 }
 
 
-def stage_module(checkpoint: Checkpoint, stage: str) -> nn.Module:
-    """The module of a stage with the checkpoint's weights, rewritten, FP32, in evaluation mode."""
-    return _BUILDERS[stage](checkpoint).eval().requires_grad_(False)
+def stage_module(checkpoint: Checkpoint, stage: str, *, max_frames: int | None = None) -> nn.Module:
+    """The module of a stage with the checkpoint's weights, rewritten, FP32, in evaluation mode.
+
+    Args:
+        checkpoint: the checkpoint.
+        stage: the stage's name.
+        max_frames: the most frames that the UNet is to take; None for the checkpoint's own count.
+    """
+    return _BUILDERS[stage](checkpoint, max_frames).eval().requires_grad_(False)

@@ -133,7 +133,23 @@ def parse(library: Any, graph: Path) -> Parsed:
     if not parser.parse_from_file(str(graph)):
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise ExportError(f"{library.__name__} cannot read {graph.name}: {'; '.join(errors)}")
+    _let_attention_fall_apart(library, network)
     return Parsed(builder=builder, parser=parser, network=network)
+
+
+def _let_attention_fall_apart(library: Any, network: Any) -> None:
+    """Lets the builder compute an attention step by step where it has no fused kernel for it, as in FP32.
+
+    Otherwise it refuses the network.
+    """
+    kind = getattr(library.LayerType, "ATTENTION_INPUT", None)
+    if kind is None:
+        return  # an older library, whose parser takes attention apart itself
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = library.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def configure(

@@ -47,10 +47,10 @@ class Recorder:
 class Trajectory:
     """One generation, run stage by stage in the order of `STAGES`, so that one stage is loaded at a time."""
 
-    def __init__(self, manifest: Manifest, *, size: tuple[int, int], num_frames: int) -> None:
-        """Prepares a generation of `num_frames` frames of `size` (height, width) from a test picture."""
+    def __init__(self, manifest: Manifest, picture: Array, *, num_frames: int) -> None:
+        """Prepares a generation of `num_frames` frames from a picture u8 [H,W,3] of the frame size."""
         self._manifest, self._num_frames = manifest, num_frames
-        self._frame = sample_picture(*size)
+        self._frame = picture
         self._results: dict[str, Array] = {}
 
     def run(self, stage: str, engine: Engine) -> list[Sample]:

@@ -36,7 +36,9 @@ class Bench:
         write_random_checkpoint(case.architecture, directory / "checkpoint", seed=1)
         self.checkpoint = open_checkpoint(directory / "checkpoint")
         self.manifest = manifest_of(self.checkpoint, case)
-        self.diffusers_frames = cache(partial(lab.diffusers_frames, directory / "checkpoint", case))
+        self.diffusers_frames = cache(
+            partial(lab.diffusers_frames, directory / "checkpoint", self.manifest, case)
+        )
         self.engines = cache(self._engines)
         self._repository = cache(self._export)
 

@@ -1,25 +1,17 @@
 """The same generation by diffusers and by Zoetrope: same weights, same noise, same picture."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from unittest import mock
 
 import numpy as np
-import torch
-from diffusers import StableVideoDiffusionPipeline
-from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as reference
-from PIL import Image
 
-from zoetrope_core import latents
 from zoetrope_core.request import GenerateRequest
 from zoetrope_core.specs import STAGES
+from zoetrope_export import verification
 from zoetrope_export.architectures import Architecture
 from zoetrope_export.engines import TorchEngine
 from zoetrope_export.parity import psnr
 from zoetrope_export.stage_modules import stage_module
 from zoetrope_export.trajectory import sample_picture
-from zoetrope_server.pipeline import ImageToVideo, Job
 
 SEED = 5
 
@@ -89,27 +81,16 @@ def check_parity(expected, actual, *, least_db=45.0, most_levels=2):
         assert np.abs(expected.astype(int) - actual.astype(int)).max() <= most_levels
 
 
-def diffusers_frames(directory, case):
+def request_of(manifest, case):
+    """The case as a validated request that streams its frames."""
+    asked = GenerateRequest.from_dict(case.fields | {"seed": SEED, "stream_frames": True})
+    return asked.validate(manifest)
+
+
+def diffusers_frames(directory, manifest, case):
     """What `StableVideoDiffusionPipeline` makes of the case: frames u8 [F,H,W,3]."""
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(directory)
-    pipeline.set_progress_bar_config(disable=True)
-    shape = case.architecture
-    height, width = shape.size
-    factor = shape.vae_scale_factor
-    start = latents.noise(
-        SEED, latents.INITIAL, (shape.num_frames, shape.latent_channels, height // factor, width // factor)
-    )
-    added = latents.noise(SEED, latents.AUGMENTATION, (1, 3, height, width))
-    with mock.patch.object(reference, "randn_tensor", lambda *_, **__: torch.from_numpy(added)):
-        images = pipeline(
-            Image.fromarray(sample_picture(height, width)),
-            height=height,
-            width=width,
-            num_frames=shape.num_frames,
-            latents=torch.from_numpy(start)[None],
-            **case.fields,
-        ).frames[0]
-    return np.stack([np.asarray(image) for image in images])
+    request = request_of(manifest, case)
+    return verification.reference_frames(directory, manifest, request, sample_picture(*request.size))
 
 
 def torch_engines(checkpoint):
@@ -117,41 +98,7 @@ def torch_engines(checkpoint):
     return {name: TorchEngine(stage_module(checkpoint, name), stage) for name, stage in STAGES.items()}
 
 
-class _Frames:
-    """A stream that keeps the frames."""
-
-    def __init__(self):
-        self.parts = []
-
-    def check(self):
-        pass
-
-    async def send(self, response):
-        if response.frames is not None:
-            self.parts.append(response.frames)
-
-
-class _Picture:
-    """An image decoder that has the picture already: the fitted one, as diffusers gets it."""
-
-    def __init__(self, frame):
-        self.frame = frame
-
-    async def decode(self, data):
-        return self.frame
-
-
 def zoetrope_frames(manifest, stages, case):
     """What `ImageToVideo` makes of the case over some stages: frames u8 [F,H,W,3]."""
-    request = GenerateRequest.from_dict(case.fields | {"seed": SEED, "stream_frames": True})
-    stream = _Frames()
-    with ThreadPoolExecutor(1) as media:
-        pipeline = ImageToVideo(
-            manifest=manifest,
-            stages=stages,
-            decoder=_Picture(sample_picture(*manifest.sizes[0])),
-            media=media,
-        )
-        job = Job(id="parity", request=request.validate(manifest), stream=stream)
-        asyncio.run(pipeline.generate(b"", job))
-    return np.concatenate(stream.parts)
+    request = request_of(manifest, case)
+    return verification.pipeline_frames(manifest, stages, request, sample_picture(*request.size))

@@ -77,11 +77,10 @@ def test_the_islands_stay_fp32_and_the_rest_does_not(halves):
     assert {name.split(".linear")[0].rpartition(".")[2] for name in kept} == {
         "time_embedding",
         "add_embedding",
-        "time_pos_embed",
     }
-    assert kept == {
-        name for name, _ in unet.named_parameters() if "_embedding" in name or "pos_embed" in name
-    }
+    assert kept == {name for name, _ in unet.named_parameters() if "_embedding" in name}
+    tables = {buffer.dtype for name, buffer in unet.named_buffers() if name.endswith("positions")}
+    assert tables == {torch.float32}
     decoder = halves["vae_decoder"].decoder.module
     assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float16}
 

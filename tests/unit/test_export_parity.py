@@ -113,7 +113,7 @@ def test_the_report_is_json(tmp_path):
 
 
 def test_the_trajectory_is_a_generation():
-    trajectory = Trajectory(MANIFEST, size=(32, 48), num_frames=6)
+    trajectory = Trajectory(MANIFEST, sample_picture(32, 48), num_frames=6)
     samples = {name: trajectory.run(name, Arithmetic(stage)) for name, stage in STAGES.items()}
     assert [len(calls) for calls in samples.values()] == [1, 1, STEPS, 1]
     assert samples["image_encoder"][0].inputs["pixel_values"].shape == (1, 3, 224, 224)

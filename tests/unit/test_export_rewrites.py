@@ -33,7 +33,7 @@ def architecture(request):
 @pytest.fixture(scope="module")
 def unets(architecture):
     plain = initialised(random_unet(architecture), "unet", 0)
-    return Unet(plain), Unet(rewrite_unet(copy.deepcopy(plain)))
+    return Unet(plain), Unet(rewrite_unet(copy.deepcopy(plain), max_frames=2 * FRAMES))
 
 
 def unet_inputs(batch, rows, architecture):
@@ -57,6 +57,17 @@ def test_the_unet_computes_the_same(unets, architecture, batch, rows):
     expected, actual = plain(*inputs), rewritten(*inputs)
     assert expected.std() > 0.1
     assert (expected - actual).abs().max() < 3e-5 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_nothing_that_is_the_same_in_every_step_is_computed_in_it(unets):
+    """The embedding of the frame numbers is a table of the most frames, whatever the number of frames."""
+    plain, rewritten = unets
+    assert any("time_pos_embed" in name for name, _ in plain.named_modules())
+    assert not any("time_pos_embed" in name for name, _ in rewritten.named_modules())
+    tables = [buffer for name, buffer in rewritten.named_buffers() if name.endswith("positions")]
+    assert tables
+    assert {table.shape[1] for table in tables} == {2 * FRAMES}
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])

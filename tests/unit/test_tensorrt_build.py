@@ -1,8 +1,10 @@
-"""TensorRT-RTX reads and builds all four stages of a random checkpoint, on a machine without a GPU."""
+"""TensorRT-RTX reads and builds all four stages of the demo checkpoint, on a machine without a GPU."""
 
 import json
 import logging
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +17,13 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed"
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
-from zoetrope_export import commands, tensorrt_build  # noqa: E402
-from zoetrope_export.architectures import TINY  # noqa: E402
+from zoetrope_export import commands, stage_builds, tensorrt_build  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
-from zoetrope_export.half import to_half  # noqa: E402
-from zoetrope_export.onnx_graphs import export_onnx, trace_symbols  # noqa: E402
+from zoetrope_export.native_graphs import export_native  # noqa: E402
 from zoetrope_export.parity import psnr  # noqa: E402
 from zoetrope_export.profiles import input_shapes, profiles  # noqa: E402
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.stage_builds import BuildOptions, Silent, StageBuilder  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_export.tensorrt_build import Builder, choose_target, parse_capability  # noqa: E402
@@ -35,6 +34,7 @@ from zoetrope_server.engines.sidecar import Sidecar, find_engine  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CHECKPOINT = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 SIZES = ((128, 192), (192, 128))
 DTYPES = {"FP32": trt.float32, "UINT8": trt.uint8, "BOOL": trt.bool}
 H200 = Gpu(name="NVIDIA H200", target="sm90", driver="570.1", memory=1 << 37, free=1 << 37)
@@ -44,10 +44,8 @@ app.command()(commands.export)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(TINY, directory)
-    return open_checkpoint(directory)
+def checkpoint():
+    return open_checkpoint(CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +61,33 @@ def manifest(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def graphs(checkpoint, tmp_path_factory):
-    made = {}
-    for name, stage in STAGES.items():
-        module = to_half(stage_module(checkpoint, name), stage)
-        made[name] = export_onnx(module, stage, trace_symbols(checkpoint), tmp_path_factory.mktemp(name))
-    return made
+def exported(checkpoint, tmp_path_factory):
+    """A folder with a repository by the command, the cache beside it, and the graphs that were built from."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def keep(module, stage, symbols, directory):
+        graph = export_native(module, stage, symbols, directory)
+        shutil.copytree(directory, folder / "graphs" / stage.name)
+        return graph
+
+    words = [checkpoint.directory, "--engine", "tensorrt-rtx", "--precision", "fp16", "--size", "64x96"]
+    words += ["--compute-capability", "8.9", "--cache", folder / "cache", "--out", folder / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_builds, "export_native", keep)
+        result = CliRunner().invoke(app, [str(word) for word in (*words, "--workspace", "1")])
+    assert result.exit_code == 0, result.output
+    assert "The engines themselves were not run" in result.output
+    return folder
 
 
 @pytest.fixture(scope="module")
-def repository(checkpoint, tmp_path_factory):
-    """A repository by the command, and the cache beside it."""
-    folder = tmp_path_factory.mktemp("repository")
-    words = [checkpoint.directory, "--engine", "tensorrt-rtx", "--precision", "fp16", "--size", "64x96"]
-    words += ["--compute-capability", "8.9", "--cache", folder / "cache", "--out", folder / "out"]
-    result = CliRunner().invoke(app, [str(word) for word in (*words, "--frames", "3", "--workspace", "1")])
-    assert result.exit_code == 0, result.output
-    assert "The engines themselves were not run" in result.output
-    return folder / "out"
+def graphs(exported):
+    return {name: exported / "graphs" / name / "model.onnx" for name in STAGES}
+
+
+@pytest.fixture(scope="module")
+def repository(exported):
+    return exported / "out"
 
 
 def builder(target="sm89"):
@@ -106,6 +113,16 @@ def test_a_network_has_the_tensors_and_profiles_of_its_spec(graphs, manifest, st
     for wanted, profile in zip(ranges, added, strict=True):
         for name, shapes in input_shapes(stage, wanted, manifest.symbols()).items():
             assert tuple(map(tuple, profile.get_shape(name))) == shapes
+
+
+@pytest.mark.parametrize(("name", "attentions", "norms"), [("unet", 8, 49), ("vae_encoder", 1, 12)])
+def test_attention_and_group_norms_are_single_layers(graphs, name, attentions, norms):
+    """What the builder has kernels for reaches it whole; the traced graph has a dozen nodes for each."""
+    network = (parsed := tensorrt_build.parse(trt, graphs[name])).network
+    kinds = [network.get_layer(index).type for index in range(network.num_layers)]
+    assert kinds.count(trt.LayerType.ATTENTION_INPUT) == attentions
+    assert kinds.count(trt.LayerType.NORMALIZATION) >= norms
+    assert parsed.parser.num_errors == 0
 
 
 def test_the_configuration_is_what_was_asked_for(graphs, manifest):
@@ -158,6 +175,8 @@ def test_the_report_says_what_was_compared(repository):
     assert report["passed"]
     assert {stage["computed_by"] for stage in report["stages"]} == {"onnxruntime (graph)"}
     assert [stage["precision"] for stage in report["stages"]] == ["fp32", "fp32", "fp16", "fp16"]
+    assert all(built < translated for translated, built in (each["nodes"] for each in report["stages"]))
+    assert report["pipeline"] is None, "no engine was run, so no video was compared"
 
 
 class Recorder(Silent):
@@ -181,7 +200,7 @@ def test_another_export_finds_the_engines(repository, checkpoint, tmp_path, capl
     builds = StageBuilder(checkpoint, facts, options, recorder)
     caplog.set_level(logging.INFO)
     with builds.build(stage_module(checkpoint, stage.name), stage, tmp_path) as built:
-        assert built.engine.run(example_inputs(stage, facts))["image_embeds"].shape == (1, 64)
+        assert built.engine.run(example_inputs(stage, facts))["image_embeds"].shape == (1, 128)
     assert "found in the cache" in caplog.text
     assert recorder.phases == []
     assert (

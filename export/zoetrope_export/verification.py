@@ -1,0 +1,158 @@
+"""The whole pipeline against `StableVideoDiffusionPipeline`: same weights, same noise, same picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zoetrope_core import latents
+from zoetrope_core.contract import Response
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.request import GenerateRequest, ValidRequest
+from zoetrope_core.specs import STAGES, Array
+from zoetrope_export.parity import PipelineParity, max_abs_error, psnr
+from zoetrope_export.repository import stage_directory
+from zoetrope_server.engines import open_engine
+from zoetrope_server.pipeline import ImageToVideo, Job
+from zoetrope_server.stages import LocalStages, Stages
+
+LEAST_DB: Mapping[str, float] = {"fp32": 45.0, "fp16": 35.0, "bf16": 35.0}
+"""The least PSNR of the frames by precision."""
+_STEPS = 4
+_STRENGTH = 0.1
+"""Strong enough that the place where the augmentation enters shows."""
+_SEED = 5
+
+
+@dataclass(slots=True)
+class _Frames:
+    """A stream that keeps the frames."""
+
+    parts: list[Array] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Nobody cancels."""
+
+    async def send(self, response: Response) -> None:
+        """Keeps the frames of a response."""
+        if response.frames is not None:
+            self.parts.append(response.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """An image decoder that has the picture already: the fitted one, as diffusers gets it."""
+
+    frame: Array
+
+    async def decode(self, data: bytes) -> Array:
+        """The picture, whatever the data."""
+        return self.frame
+
+
+def verify_pipeline(checkpoint: Path, repository: Path, manifest: Manifest, picture: Array) -> PipelineParity:
+    """Generates a short video with diffusers and with the engines of a repository, and compares the frames.
+
+    Args:
+        checkpoint: the folder in diffusers' layout.
+        repository: the model repository; its engines can run on this machine.
+        manifest: its facts, narrowed to one frame size and one frame count, which are run.
+        picture: u8 [H,W,3] of that frame size.
+    """
+    asked = GenerateRequest(
+        num_inference_steps=_STEPS, noise_aug_strength=_STRENGTH, seed=_SEED, stream_frames=True
+    )
+    request = asked.validate(manifest)
+    expected = reference_frames(checkpoint, manifest, request, picture)
+    engines = {
+        name: open_engine(
+            stage_directory(repository, name), stage, engine=manifest.engine, precision=manifest.precision
+        )
+        for name, stage in STAGES.items()
+    }
+    actual = pipeline_frames(manifest, LocalStages(engines), request, picture)
+    return PipelineParity(
+        steps=_STEPS,
+        max_abs_error=max_abs_error(expected, actual),
+        psnr_db=round(psnr(expected, actual), 2),
+        tolerance_db=LEAST_DB[manifest.precision],
+    )
+
+
+def reference_frames(checkpoint: Path, manifest: Manifest, request: ValidRequest, picture: Array) -> Array:
+    """What `StableVideoDiffusionPipeline` makes of a picture in FP32, with our noise.
+
+    Args:
+        checkpoint: the folder in diffusers' layout.
+        manifest: the facts of the checkpoint.
+        request: what to generate.
+        picture: u8 [H,W,3] of the frame size.
+
+    Returns:
+        Frames u8 [F,H,W,3].
+    """
+    from diffusers import StableVideoDiffusionPipeline
+
+    pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    height, width = request.size
+    latent = manifest.latent_channels, *manifest.latent_size(request.size)
+    start = latents.noise(request.seed, latents.INITIAL, (request.num_frames, *latent))
+    added = latents.noise(request.seed, latents.AUGMENTATION, (1, 3, height, width))
+    with _augmentation_noise(added):
+        images = pipeline(
+            Image.fromarray(picture),
+            height=height,
+            width=width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            min_guidance_scale=request.min_guidance_scale,
+            max_guidance_scale=request.max_guidance_scale,
+            fps=request.fps,
+            motion_bucket_id=request.motion_bucket_id,
+            noise_aug_strength=request.noise_aug_strength,
+            decode_chunk_size=request.decode_chunk_size,
+            latents=torch.from_numpy(start)[None],
+        ).frames[0]
+    return np.stack([np.asarray(image) for image in images])
+
+
+@contextmanager
+def _augmentation_noise(noise: Array) -> Iterator[None]:
+    """Makes diffusers' pipeline augment its picture with this noise; it takes none as an argument."""
+    from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as module
+
+    drawn = module.randn_tensor
+    module.randn_tensor = lambda *_, **__: torch.from_numpy(noise)
+    try:
+        yield
+    finally:
+        module.randn_tensor = drawn
+
+
+def pipeline_frames(manifest: Manifest, stages: Stages, request: ValidRequest, picture: Array) -> Array:
+    """What `ImageToVideo` makes of a picture over some stages.
+
+    Args:
+        manifest: the facts of the checkpoint.
+        stages: what computes.
+        request: what to generate, with `stream_frames`.
+        picture: u8 [H,W,3] of the frame size.
+
+    Returns:
+        Frames u8 [F,H,W,3].
+    """
+    stream = _Frames()
+    with ThreadPoolExecutor(1) as media:
+        pipeline = ImageToVideo(manifest=manifest, stages=stages, decoder=_Picture(picture), media=media)
+        asyncio.run(pipeline.generate(b"", Job(id="parity", request=request, stream=stream)))
+    return np.concatenate(stream.parts)
