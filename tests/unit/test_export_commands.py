@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
@@ -20,6 +21,7 @@ from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
+from zoetrope_export.trajectory import sample_picture  # noqa: E402
 from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
@@ -76,6 +78,10 @@ def test_an_export_is_a_complete_repository(checkpoint, tmp_path, engine, precis
     report = json.loads((out / "parity.json").read_text())
     assert report["passed"]
     assert [stage["stage"] for stage in report["stages"]] == list(STAGES)
+    assert all(min(stage["nodes"]) > 0 for stage in report["stages"])
+    assert report["pipeline"]["passed"]
+    assert report["pipeline"]["max_abs_error"] <= {"fp32": 2, "bf16": 40}[precision]
+    assert "video, against diffusers" in result.output
     model = {"openvino": ["model.bin", "model.py", "model.xml"], "onnxruntime": ["model.onnx", "model.py"]}
     for name in STAGES:
         assert [path for path in files(out / name / "1") if "cache" not in path] == model[engine]
@@ -108,23 +114,71 @@ def test_without_warming_up_nothing_more_is_compiled(checkpoint, tmp_path):
     assert len(files(out / "unet" / "1" / "cache")) == 1
 
 
-def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path, monkeypatch):
-    """A wrong weight in one engine: exit code 1, the numbers in the message, no repository."""
+@pytest.fixture
+def wrong_weight(monkeypatch):
+    """One engine is built with a weight that is off by a fifth."""
     build = stage_builds.build_engine
 
     def wrong(module, stage, *arguments, **options):
         if stage.name == "unet":
-            module.unet.conv_in.weight.data *= 1.02
-        build(module, stage, *arguments, **options)
+            module.unet.conv_in.weight.data *= 1.2
+        nodes = build(module, stage, *arguments, **options)
         if stage.name == "unet":
-            module.unet.conv_in.weight.data /= 1.02
+            module.unet.conv_in.weight.data /= 1.2
+        return nodes
 
     monkeypatch.setattr(stage_builds, "build_engine", wrong)
-    out = tmp_path / "repository"
-    result = export(checkpoint, out, engine="onnxruntime")
+
+
+@pytest.mark.usefixtures("wrong_weight")
+def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path):
+    """Exit code 1, the numbers in the message, no repository."""
+    result = export(checkpoint, tmp_path / "repository", engine="onnxruntime")
     assert result.exit_code == 1
-    assert "do not compute what the checkpoint computes: unet" in result.output
+    said = " ".join(result.output.split())
+    assert "do not compute what the checkpoint computes: unet" in said
+    assert "video" in said, "the whole video shows it too"
+    assert "--allow-drift writes the repository nevertheless" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("wrong_weight")
+def test_drift_is_allowed_knowingly(checkpoint, tmp_path):
+    out = tmp_path / "repository"
+    result = export(checkpoint, out, "--allow-drift", engine="onnxruntime")
+    assert result.exit_code == 0, result.output
+    assert "Outside of the tolerance, written nevertheless: unet" in " ".join(result.output.split())
+    report = json.loads((out / "parity.json").read_text())
+    assert (report["passed"], report["drift_allowed"]) == (False, True)
+    assert not report["pipeline"]["passed"]
+
+
+def test_parity_is_measured_on_a_picture_of_ones_own(checkpoint, tmp_path):
+    Image.fromarray(sample_picture(50, 30)[::-1]).save(tmp_path / "mine.png")
+    reports = []
+    for more in ((), ("--picture", tmp_path / "mine.png")):
+        out = tmp_path / f"repository-{len(reports)}"
+        assert export(checkpoint, out, *more, engine="onnxruntime").exit_code == 0
+        reports.append(json.loads((out / "parity.json").read_text()))
+    drawn, own = reports
+    assert drawn["passed"] and own["passed"]
+    errors = [[stage["max_abs_error"] for stage in report["stages"]] for report in (drawn, own)]
+    assert errors[0] != errors[1]
+
+
+def test_a_picture_that_cannot_be_read_is_said(checkpoint, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for name, message in (("none.png", "No such file"), ("text.png", "not an image")):
+        result = export(checkpoint, tmp_path / "out", "--picture", tmp_path / name)
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+
+
+def test_the_video_is_not_compared_where_that_is_not_wanted(checkpoint, tmp_path):
+    out = tmp_path / "repository"
+    assert export(checkpoint, out, "--no-verify", engine="onnxruntime").exit_code == 0
+    report = json.loads((out / "parity.json").read_text())
+    assert report["passed"] and report["pipeline"] is None
 
 
 @pytest.mark.parametrize(

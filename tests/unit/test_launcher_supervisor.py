@@ -4,6 +4,7 @@ import os
 import pytest
 
 from zoetrope_server.launcher.errors import LaunchError
+from zoetrope_server.launcher.parity import check_parity
 from zoetrope_server.launcher.supervisor import Endpoints, RestartBudget
 from zoetrope_server.launcher.workspace import check_repository, make_runtime_dir
 
@@ -49,6 +50,23 @@ def test_repository_is_checked(tmp_path, monkeypatch):
     (tmp_path / "models" / "unet" / "config.pbtxt").touch()
     monkeypatch.chdir(tmp_path)
     assert check_repository(type(tmp_path)("models")) == tmp_path / "models"
+
+
+def test_engines_that_failed_the_parity_gate_are_not_served(tmp_path, caplog):
+    check_parity(tmp_path)  # no exporter wrote this repository
+    report = tmp_path / "parity.json"
+    report.write_text('{"passed": true}')
+    check_parity(tmp_path)
+    report.write_text('{"passed": false, "drift_allowed": false}')
+    with pytest.raises(LaunchError, match="failed the parity gate: export again"):
+        check_parity(tmp_path)
+    assert not caplog.records
+    report.write_text('{"passed": false, "drift_allowed": true}')
+    check_parity(tmp_path)
+    assert "failed the parity gate; the export allowed it" in caplog.text
+    report.write_text("half a rep")
+    with pytest.raises(LaunchError, match=r"parity\.json cannot be read"):
+        check_parity(tmp_path)
 
 
 def test_the_runtime_folder_is_private(tmp_path):

@@ -20,6 +20,7 @@ from pathlib import Path
 from zoetrope_server.launcher.control import ControlClient
 from zoetrope_server.launcher.errors import ControlError, LaunchError
 from zoetrope_server.launcher.health import Health, HealthServer, Phase
+from zoetrope_server.launcher.parity import check_parity
 from zoetrope_server.launcher.ports import address
 from zoetrope_server.launcher.process import TritonProcess, adopt_orphans
 from zoetrope_server.launcher.settings import ServeSettings
@@ -91,10 +92,11 @@ class Supervisor:
         """Takes the settings and what to call, once, when the server is ready for the first time.
 
         Raises:
-            LaunchError: the repository does not exist or is empty.
+            LaunchError: the repository does not exist, is empty, or its engines failed the parity gate.
         """
         self._settings = settings
         self._repository = check_repository(repository)
+        check_parity(self._repository)
         self._announce: Callable[[Endpoints], None] | None = announce
         self._budget = RestartBudget()
         self._health = Health(phase=Phase.STARTING, reason="the models are loading")
