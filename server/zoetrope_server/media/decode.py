@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from zoetrope_core.errors import InvalidImage
 from zoetrope_server.media.signatures import ACCEPTED, format_of, header_size, is_truncated
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MIN_SIDE = 16
 BACKGROUND = (255, 255, 255)
@@ -39,6 +41,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THE_SIDE = range(5, 9)
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _EIGHT_OF_SIXTEEN = np.round(np.arange(65536) / 257).astype(np.uint8)
 
@@ -87,6 +90,26 @@ def decode_image(data: bytes, limits: ImageLimits) -> np.ndarray[Any, np.dtype[n
     Raises:
         InvalidImage: whatever is wrong with it, in words for the person who sent it; field "image".
     """
+    return _guarded(_decode, data, limits)
+
+
+def measure_image(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """The (H, W) that `decode_image` would give, from the header where the format has it there.
+
+    Pixels that cannot be decoded are not noticed.
+
+    Args:
+        data: the encoded image.
+        limits: what the image may cost; bytes and pixels are checked here.
+
+    Raises:
+        InvalidImage: as for `decode_image`.
+    """
+    return _guarded(_measure, data, limits)
+
+
+def _guarded(read: Callable[[bytes, str, ImageLimits], T], data: bytes, limits: ImageLimits) -> T:
+    """What `read` makes of data of an accepted format; whatever it raises becomes InvalidImage."""
     check_bytes(data, limits)
     name = format_of(data)
     if name not in ACCEPTED:
@@ -95,7 +118,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> np.ndarray[Any, np.dtype[n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, name, limits)
+            return read(data, name, limits)
     except InvalidImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -146,6 +169,14 @@ class _Still:
     alpha: Image.Image | None
     profile: bytes | None
     orientation: int
+
+
+def _measure(data: bytes, name: str, limits: ImageLimits) -> tuple[int, int]:
+    _check_size(header_size(name, data), limits)
+    with Image.open(io.BytesIO(data), formats=(name,)) as image:
+        width, height = image.size
+        _check_size((width, height), limits)
+        return (width, height) if _orientation(image) in _ON_THE_SIDE else (height, width)
 
 
 def _decode(data: bytes, name: str, limits: ImageLimits) -> np.ndarray[Any, np.dtype[np.uint8]]:
