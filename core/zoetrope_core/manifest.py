@@ -97,8 +97,9 @@ class Manifest:
             )
             for name in ("frame_range", "trained_size"):
                 values[name] = None if data.get(name) is None else _pair(data[name])
-            if int(values.get("grid", 1)) < 1:
-                raise ValueError(f"manifest has a grid of {data['grid']}")
+            values["grid"] = int(data.get("grid", 1))
+            if values["grid"] < 1:
+                raise ValueError(f"manifest has a grid of {values['grid']}")
             if data.get("latent_rgb") is not None:
                 values["latent_rgb"] = _latent_rgb(data["latent_rgb"], int(data["latent_channels"]))
             return cls(**values)

@@ -108,6 +108,14 @@ def test_an_orientation_after_the_pixels_is_measured_too() -> None:
     assert measure_image(turned, LIMITS) == decode(turned).shape[:2] == (48, 32)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_measuring_decodes_no_pixel(format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    cut = encoded(Image.fromarray(noise), format)[:10_000]
+    assert "truncated" in refused(cut).message
+    assert measure_image(cut, LIMITS) == (300, 200)
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(99), photo().tobytes()])
 def test_what_is_no_picture_has_no_size(data: bytes) -> None:
     with pytest.raises(InvalidImage) as caught:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from zoetrope_core.errors import InvalidImage
-from zoetrope_server.media.signatures import ACCEPTED, format_of, header_size, is_truncated
+from zoetrope_server.media.signatures import ACCEPTED, format_of, header_size, is_truncated, png_exif
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -94,9 +95,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> np.ndarray[Any, np.dtype[n
 
 
 def measure_image(data: bytes, limits: ImageLimits) -> tuple[int, int]:
-    """The (H, W) that `decode_image` would give, from the header where the format has it there.
-
-    Pixels that cannot be decoded are not noticed.
+    """The (H, W) that `decode_image` would give, with no pixel decoded: damaged ones are not noticed.
 
     Args:
         data: the encoded image.
@@ -176,7 +175,11 @@ def _measure(data: bytes, name: str, limits: ImageLimits) -> tuple[int, int]:
     with Image.open(io.BytesIO(data), formats=(name,)) as image:
         width, height = image.size
         _check_size((width, height), limits)
-        return (width, height) if _orientation(image) in _ON_THE_SIDE else (height, width)
+        if name == "PNG" and (exif := png_exif(data)):
+            image.info["exif"] = exif
+        # Not the PNG plugin's own method, which decodes the pixels to look behind them.
+        orientation = _orientation(partial(Image.Image.getexif, image))
+        return (width, height) if orientation in _ON_THE_SIDE else (height, width)
 
 
 def _decode(data: bytes, name: str, limits: ImageLimits) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -206,7 +209,7 @@ def _read(data: bytes, name: str, limits: ImageLimits) -> _Still:
             colours=colours,
             alpha=alpha,
             profile=image.info.get("icc_profile"),
-            orientation=_orientation(image),
+            orientation=_orientation(image.getexif),
         )
 
 
@@ -221,10 +224,10 @@ def _check_size(size: tuple[int, int] | None, limits: ImageLimits) -> None:
         raise refusal(f"the image is {width}x{height}; each side must have at least {MIN_SIDE} pixels")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
     """The EXIF orientation, 1 (upright) when there is none or it cannot be read."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int(read_exif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # a hostile EXIF block fails in many ways, and none of them matters
         logger.debug("EXIF ignored: %s", error)
         return 1
