@@ -214,7 +214,7 @@ def test_no_checkpoint_is_said(tmp_path):
 def test_sizes():
     assert commands.parse_size("576x1024") == (576, 1024)
     assert commands.parse_size(" 64X96 ") == (64, 96)
-    with pytest.raises(ExportError, match="--size 1x2x3"):
+    with pytest.raises(ExportError, match="^size 1x2x3"):
         commands.parse_size("1x2x3")
 
 
