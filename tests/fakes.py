@@ -84,6 +84,9 @@ class FakeDecoder:
     async def decode(self, data):
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
+    async def measure(self, data):
+        return Image.open(io.BytesIO(data)).size[::-1]
+
     def close(self):
         pass
 

@@ -13,7 +13,7 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import Overloaded
-from zoetrope_core.events import Accepted, Done, Failed, Progress
+from zoetrope_core.events import Accepted, Done, Failed, Progress, Warned
 from zoetrope_core.request import GenerateRequest
 
 TINY_PIECE = 1000
@@ -134,6 +134,18 @@ def normal(servicer, image, request, context):
         yield Response(video=video[start : start + TINY_PIECE])
     yield done(request, video)
     yield final()
+
+
+def warning(servicer, image, request, context):
+    """A good stream with a warning, and with an event of a newer server."""
+    first, *rest = normal(servicer, image, request, context)
+    yield first
+    yield Response(event=Warned(code="far_from_trained", field="size", message="far\naway"))
+    newer = encode(Response(event=Accepted(id="r1", seed=0, steps=1)))
+    text = b'{"version": 1, "type": "brand_new"}'
+    newer.infer_response.raw_output_contents[0] = serialize_byte_tensor(contract.bytes_tensor(text)).item()
+    yield newer
+    yield from rest
 
 
 def failing(error):

@@ -91,7 +91,10 @@ def generate(
     ] = None,
     deadline: Annotated[float | None, typer.Option(help="give up after so many seconds", min=0.0)] = None,
     json_line: Annotated[
-        bool, typer.Option("--json", help="print one JSON line: output, seed, sizes, timings, parameters")
+        bool,
+        typer.Option(
+            "--json", help="print one JSON line: output, seed, sizes, timings, parameters, warnings"
+        ),
     ] = False,
     **fields: Any,
 ) -> None:
@@ -116,6 +119,8 @@ def generate(
         _fail(_one_line(error), _EXIT_CODES.get(error.status, FAILED))
     except OSError as error:
         _fail(str(error), FAILED)
+    for warning in video.warnings:
+        typer.echo(f"zoetrope generate: warning: {_flat(warning.message)}", err=True)
     typer.echo(json.dumps(_summary(video, output)) if json_line else f"{output}: seed {video.seed}")
 
 
@@ -146,13 +151,18 @@ def _summary(video: Video, output: Path) -> dict[str, Any]:
         "video_bytes": len(video.data),
         "timings": dict(video.timings),
         "parameters": dict(video.parameters),
+        "warnings": [warning.message for warning in video.warnings],
     }
 
 
 def _one_line(error: ZoetropeError) -> str:
     retry = error.details.get("retry_after_s")
     hint = "" if retry is None else f" (try again in {retry} s)"
-    return " ".join(error.message.split()) + hint
+    return _flat(error.message) + hint
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _fail(message: str, code: int) -> NoReturn:

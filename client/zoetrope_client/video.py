@@ -11,7 +11,7 @@ from typing import Any
 
 from zoetrope_client.errors import BadResponse, ConnectionLost
 from zoetrope_core.contract import Response
-from zoetrope_core.events import Done
+from zoetrope_core.events import Done, Warned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Video:
         seed: the seed of the noise.
         parameters: the request as used, with all defaults; sent again, it gives the same video.
         timings: seconds by stage, and `total`.
+        warnings: what the server warned of.
     """
 
     data: bytes
@@ -31,6 +32,7 @@ class Video:
     seed: int
     parameters: Mapping[str, Any]
     timings: Mapping[str, float]
+    warnings: tuple[Warned, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the video; the file appears whole or not at all.
@@ -59,16 +61,19 @@ def write_whole(data: bytes, target: Path) -> Path:
 class Assembly:
     """Collects the pieces of one stream; decoded frames and previews pass by and are not kept."""
 
-    __slots__ = ("_done", "_pieces")
+    __slots__ = ("_done", "_pieces", "_warnings")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
+        self._warnings: list[Warned] = []
         self._done: Done | None = None
 
     def add(self, response: Response) -> None:
-        """Takes the piece of video or the `done` of a response."""
+        """Takes the piece of video, the warning or the `done` of a response."""
         if response.video is not None:
             self._pieces.append(response.video)
+        if isinstance(response.event, Warned):
+            self._warnings.append(response.event)
         if isinstance(response.event, Done):
             self._done = response.event
 
@@ -90,6 +95,7 @@ class Assembly:
             seed=self._done.seed,
             parameters=self._done.parameters,
             timings=self._done.timings,
+            warnings=tuple(self._warnings),
         )
 
 

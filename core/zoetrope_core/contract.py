@@ -101,14 +101,24 @@ def pack_response(response: Response, *, text: bool = False) -> dict[str, Array]
 
 
 def unpack_response(tensors: Mapping[str, Array]) -> Response:
-    """The response in the output tensors; raises ValueError for an event that is none."""
+    """The response in the output tensors; raises ValueError for an event that is none.
+
+    An event of a type that is not known here is left out.
+    """
     event, video = _single(tensors, "event"), _single(tensors, "video")
     return Response(
-        event=events.from_json(event) if event else None,
+        event=_event(event) if event else None,
         preview=_single(tensors, "preview") or None,
         frames=tensors.get("frames"),
         video=video or None,
     )
+
+
+def _event(data: bytes) -> events.Event | None:
+    try:
+        return events.from_json(data)
+    except events.UnknownEvent:
+        return None
 
 
 def pieces(video: bytes) -> Iterator[bytes]:

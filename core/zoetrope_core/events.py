@@ -57,6 +57,22 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """The video will be made, but something of the request may not give what is expected.
+
+    Attributes:
+        code: what kind of warning: `far_from_trained`.
+        field: the field of the request, or `size` for width and height together.
+        message: what is unusual, for people.
+    """
+
+    type: ClassVar[str] = "warning"
+    code: str
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The request ends without a video.
 
@@ -94,10 +110,14 @@ class Done:
     video_bytes: int
 
 
-Event = Accepted | Heartbeat | Progress | Failed | Done
+Event = Accepted | Warned | Heartbeat | Progress | Failed | Done
 EVENTS: Mapping[str, type[Event]] = {
-    kind.type: kind for kind in (Accepted, Heartbeat, Progress, Failed, Done)
+    kind.type: kind for kind in (Accepted, Warned, Heartbeat, Progress, Failed, Done)
 }
+
+
+class UnknownEvent(ValueError):
+    """An event of this version whose type is not known here: a newer server's, which a client passes over."""
 
 
 def to_json(event: Event) -> bytes:
@@ -112,13 +132,15 @@ def from_json(data: bytes | str) -> Event:
     Raises:
         ValueError: not an event of this version. A field that is not known here is left out, so that an
             older client still reads a newer server of the same version.
+        UnknownEvent: the same, for a type that is not known here.
     """
     body = json.loads(data)
     if not isinstance(body, dict) or body.pop("version", None) != VERSION:
         raise ValueError(f"not an event of version {VERSION}: {data[:100]!r}")
-    kind = EVENTS.get(str(body.pop("type", "")))
+    kind = EVENTS.get(str(name := body.pop("type", "")))
     if kind is None:
-        raise ValueError(f"unknown event type: {data[:100]!r}")
+        problem = UnknownEvent if isinstance(name, str) and name else ValueError
+        raise problem(f"unknown event type: {data[:100]!r}")
     known = {entry.name for entry in fields(kind)}
     try:
         return kind(**{name: value for name, value in body.items() if name in known})

@@ -11,6 +11,8 @@ from zoetrope_core.preview import LatentRgb
 
 FILE_NAME = "zoetrope.json"
 VERSION = 1
+Size = tuple[int, int]
+"""A frame size (height, width) in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,16 @@ class Manifest:
         clip_size: S, the side of the CLIP input in pixels.
         clip_mean, clip_std: the channel statistics that normalise the CLIP input.
         sigma_min, sigma_max, rho: the Karras schedule of the checkpoint's scheduler.
-        sizes: the frame sizes (height, width) in pixels that the engines accept; the first is the default.
-        num_frames: the frame counts that the engines accept; the first is the default.
+        sizes: the frame sizes that are warmed up and chosen among; the first is the default.
+        num_frames: the frame counts that are warmed up; the first is the default.
         decode_chunk_size: the default number of frames decoded at once.
         max_batch_size: the most videos that share one execution of the UNet.
         latent_rgb: the colours of VAE latents, for previews; None in manifests that are older than these.
+        grid: sides of sizes that are not listed are multiples of this.
+        size_ranges: the least and the largest height and width of further sizes that the engines take.
+        frame_range: the least and the largest of further frame counts that they take; None for none.
+        trained_size: the frame size that the checkpoint was trained at, where that is known.
+        trained_frames: the frame count that it was trained at, where that is known.
     """
 
     checkpoint: str
@@ -48,11 +55,16 @@ class Manifest:
     sigma_min: float
     sigma_max: float
     rho: float
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
     num_frames: tuple[int, ...]
     decode_chunk_size: int
     max_batch_size: int = 1
     latent_rgb: LatentRgb | None = None
+    grid: int = 1
+    size_ranges: tuple[tuple[Size, Size], ...] = ()
+    frame_range: tuple[int, int] | None = None
+    trained_size: Size | None = None
+    trained_frames: int | None = None
     version: int = VERSION
 
     @classmethod
@@ -79,7 +91,15 @@ class Manifest:
             values: dict[str, Any] = {
                 name: tuple(value) if name in lists else value for name, value in data.items()
             }
-            values["sizes"] = tuple((int(height), int(width)) for height, width in data["sizes"])
+            values["sizes"] = tuple(map(_pair, data["sizes"]))
+            values["size_ranges"] = tuple(
+                (_pair(low), _pair(high)) for low, high in data.get("size_ranges", ())
+            )
+            for name in ("frame_range", "trained_size"):
+                values[name] = None if data.get(name) is None else _pair(data[name])
+            values["grid"] = int(data.get("grid", 1))
+            if values["grid"] < 1:
+                raise ValueError(f"manifest has a grid of {values['grid']}")
             if data.get("latent_rgb") is not None:
                 values["latent_rgb"] = _latent_rgb(data["latent_rgb"], int(data["latent_channels"]))
             return cls(**values)
@@ -98,9 +118,17 @@ class Manifest:
         """The values of the static symbols of the stage specs: C, E and S."""
         return {"C": self.latent_channels, "E": self.embedding_dim, "S": self.clip_size}
 
-    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def latent_size(self, size: Size) -> Size:
         """The latents' (h, w) of a frame size (H, W)."""
         return size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    """Two positive integers of a manifest file; raises ValueError or TypeError for anything else."""
+    first, second = map(int, values)
+    if min(first, second) < 1:
+        raise ValueError(f"manifest has {first} and {second} where both must be positive")
+    return first, second
 
 
 def _latent_rgb(rows: Any, channels: int) -> LatentRgb:

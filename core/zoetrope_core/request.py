@@ -9,7 +9,15 @@ from difflib import get_close_matches
 from typing import Any
 
 from zoetrope_core.errors import InvalidRequest
-from zoetrope_core.manifest import Manifest
+from zoetrope_core.manifest import Manifest, Size
+from zoetrope_core.sizes import (
+    complete_size,
+    holds_frames,
+    holds_size,
+    refused_side,
+    served_frames,
+    served_sizes,
+)
 
 VERSION = 1
 MAX_BYTES = 64 * 1024
@@ -128,7 +136,11 @@ class GenerateRequest:
         float, None, 0.001, 86400.0, "seconds from arrival until the video must be complete"
     )
     priority: str = _choice(("interactive", "batch"), "who goes first when requests wait")
-    fit: str = _choice(("crop", "pad", "stretch"), "how the image is brought to the size of the video")
+    fit: str = _choice(
+        ("crop", "pad", "stretch", "auto"),
+        "how the image is brought to the size of the video; auto is crop, with the size that suits the image "
+        "where none is given",
+    )
     format: str = _choice(("mp4",), "container of the video")
     codec: str = _choice(("h264",), "codec of the video")
     quality: int = _number(int, 80, 0, 100, "quality of the encoded video")
@@ -169,24 +181,32 @@ class GenerateRequest:
         arrays = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **arrays})
 
-    def validate(self, manifest: Manifest, *, drawn_seed: int = 0) -> ValidRequest:
+    def needs_picture(self, manifest: Manifest) -> bool:
+        """Whether the size of the video depends on that of the picture."""
+        return self.fit == "auto" and None in (self.width, self.height) and len(manifest.sizes) > 1
+
+    def validate(
+        self, manifest: Manifest, *, drawn_seed: int = 0, picture: Size | None = None
+    ) -> ValidRequest:
         """Puts in the served checkpoint's defaults and checks the request against what its engines hold.
 
         Args:
             manifest: the facts of the served checkpoint.
             drawn_seed: the seed of a request that has none.
+            picture: the size (H, W) of the upright picture, for a request that `needs_picture`; without it
+                the size is as for any other request.
 
         Raises:
             InvalidRequest: the frame size, the number of frames or a preview is not served here.
         """
-        height, width = self._size(manifest)
-        if (height, width) not in manifest.sizes:
-            served = ", ".join(f"{w}x{h}" for h, w in manifest.sizes)
-            name = "width" if width not in {w for _, w in manifest.sizes} else "height"
-            raise _invalid(name, f"{width}x{height} (width x height)", f"one of {served}")
+        chosen_by = picture if self.needs_picture(manifest) else None
+        size = height, width = complete_size(manifest, self.height, self.width, chosen_by)
+        if not holds_size(manifest, size):
+            asked = f"{width}x{height} (width x height)"
+            raise _invalid(refused_side(manifest, size), asked, served_sizes(manifest))
         num_frames = manifest.num_frames[0] if self.num_frames is None else self.num_frames
-        if num_frames not in manifest.num_frames:
-            raise _invalid("num_frames", num_frames, "one of " + ", ".join(map(str, manifest.num_frames)))
+        if not holds_frames(manifest, num_frames):
+            raise _invalid("num_frames", num_frames, served_frames(manifest))
         if self.preview_every and manifest.latent_rgb is None:
             allowed = "0 here: the checkpoint was exported without previews; export it again"
             raise _invalid("preview_every", self.preview_every, allowed)
@@ -199,16 +219,9 @@ class GenerateRequest:
             ),
             "seed": drawn_seed if self.seed is None else self.seed,
             "num_inference_steps": len(self.sigmas) if self.sigmas else self.num_inference_steps,
+            "fit": "crop" if self.fit == "auto" else self.fit,
         }
         return ValidRequest(**{**asdict(self), **resolved})
-
-    def _size(self, manifest: Manifest) -> tuple[int, int]:
-        """The frame size (H, W); a side that is not given is that of the first size with the other side."""
-        for height, width in manifest.sizes:
-            if self.height in (None, height) and self.width in (None, width):
-                return height, width
-        height, width = manifest.sizes[0]
-        return self.height or height, self.width or width
 
     def to_dict(self) -> dict[str, Any]:
         """The request as JSON-ready data, without the fields that are None."""
@@ -230,7 +243,7 @@ class ValidRequest(GenerateRequest):
     seed: int
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """The frame size (H, W) in pixels."""
         return self.height, self.width
 

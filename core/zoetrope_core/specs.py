@@ -48,6 +48,17 @@ class StageSpec:
     outputs: tuple[TensorSpec, ...]
     batchable: bool = True
 
+    def symbols_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The values of the symbols in the inputs' shapes, which have their batch dimension: that is B."""
+        found: dict[str, int] = {}
+        for spec in self.inputs:
+            batch, *dims = shapes[spec.name]
+            found["B"] = batch
+            found.update(
+                {dim: size for dim, size in zip(spec.dims, dims, strict=True) if isinstance(dim, str)}
+            )
+        return found
+
 
 def _f32(name: str, *dims: Dim) -> TensorSpec:
     return TensorSpec(name=name, dtype="FP32", dims=dims)

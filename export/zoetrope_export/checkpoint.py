@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from zoetrope_core.manifest import Manifest
+from zoetrope_core.manifest import Manifest, Size
 from zoetrope_export.errors import ExportError
 
 CLIP_SIZE = 224
@@ -46,6 +46,7 @@ class Checkpoint:
         clip_mean, clip_std: the channel statistics that normalise the CLIP input.
         sigma_min, sigma_max: the Karras schedule.
         num_frames: the trained number of frames.
+        trained_size: the trained frame size (height, width), where the checkpoint says it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Checkpoint:
     sigma_min: float
     sigma_max: float
     num_frames: int
+    trained_size: Size | None
 
     def unet(self) -> Any:
         """The UNet, FP32, in evaluation mode."""
@@ -94,13 +96,14 @@ class Checkpoint:
         *,
         engine: str,
         precision: str,
-        sizes: tuple[tuple[int, int], ...],
+        sizes: tuple[Size, ...],
         num_frames: tuple[int, ...],
         decode_chunk_size: int,
         max_batch_size: int,
         name: str | None = None,
+        trained_size: Size | None = None,
     ) -> Manifest:
-        """The manifest of this checkpoint, exported so.
+        """The manifest of this checkpoint, exported so; a `trained_size` goes before the checkpoint's own.
 
         Raises:
             ExportError: a frame size is off the grid.
@@ -130,6 +133,9 @@ class Checkpoint:
             num_frames=num_frames,
             decode_chunk_size=decode_chunk_size,
             max_batch_size=max_batch_size,
+            grid=self.grid,
+            trained_size=trained_size or self.trained_size,
+            trained_frames=self.num_frames,
         )
 
 
@@ -165,7 +171,16 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         num_frames=unet["num_frames"],
+        trained_size=_trained_size(unet["sample_size"]),
     )
+
+
+def _trained_size(sample_size: Any) -> Size | None:
+    """The trained size by the UNet's `sample_size`, which is the side of a square of latents.
+
+    The published SVD checkpoints have 96: 768x768 pixels are as many as the 576x1024 of their model cards.
+    """
+    return (576, 1024) if sample_size == 96 else None
 
 
 def image_processor() -> Any:

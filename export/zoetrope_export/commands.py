@@ -62,8 +62,21 @@ def export(
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            help="TensorRT: sizes HxW,HxW that share an optimization profile. [default: each has its own]"
+            help="Sizes HxW,HxW that share a profile: those between them are served too. "
+            "[default: with TensorRT each has its own, else all share one]"
         ),
+    ] = None,
+    between: Annotated[
+        bool | None,
+        typer.Option(
+            "--between/--listed-only",
+            help="Serve sizes and frame counts between those given too. "
+            "[default: between; with openvino only where --profile says so]",
+        ),
+    ] = None,
+    trained_size: Annotated[
+        str | None,
+        typer.Option(help="HxW of the training, to warn of what is far from it. [default: the checkpoint's]"),
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="TensorRT-RTX: the GPU to build for, as 8.9. [default: this machine's]")
@@ -101,6 +114,8 @@ def export(
             name=name,
             warm_up=warm_up,
             profiles=tuple(tuple(map(parse_size, each.split(","))) for each in profile or ()),
+            between=between,
+            trained_size=None if trained_size is None else parse_size(trained_size),
             compute_capability=compute_capability,
             workspace=workspace,
             cache=cache,
@@ -151,6 +166,8 @@ class Wanted:
     name: str | None
     warm_up: bool
     profiles: tuple[tuple[tuple[int, int], ...], ...]
+    between: bool | None
+    trained_size: tuple[int, int] | None
     compute_capability: str | None
     workspace: float | None
     cache: Path | None
@@ -163,9 +180,9 @@ class Wanted:
 
 def parse_size(text: str) -> tuple[int, int]:
     """The (height, width) of `HxW`; raises ExportError."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
     if match is None:
-        raise ExportError(f"--size {text}: give height x width in pixels, such as 576x1024")
+        raise ExportError(f"size {text}: give height x width in pixels, such as 576x1024")
     return int(match[1]), int(match[2])
 
 
@@ -175,6 +192,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_supported
+    from zoetrope_export.profiles import with_ranges
     from zoetrope_export.progress import ExportProgress
     from zoetrope_export.repository import check_host, check_target
 
@@ -193,10 +211,11 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         decode_chunk_size=wanted.decode_chunk or exporting.default_chunk(frames[0]),
         max_batch_size=wanted.max_batch,
         name=wanted.name,
+        trained_size=wanted.trained_size,
     )
     plan = exporting.Plan(
         checkpoint=opened,
-        manifest=manifest,
+        manifest=with_ranges(manifest, wanted.profiles, between=wanted.between),
         out=out,
         warm_up=wanted.warm_up,
         options=_build_options(wanted),

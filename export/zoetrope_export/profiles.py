@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from zoetrope_core.manifest import Manifest
+from zoetrope_core.manifest import Manifest, Size
 from zoetrope_core.specs import STATIC_SYMBOLS, StageSpec
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines.sidecar import Profile, Range
+from zoetrope_server.engines.tensorrt import LIBRARIES
 
-Size = tuple[int, int]
 ROWS: Range = (1, 2, 2)
 """K: one condition row without guidance, two with it."""
 
@@ -35,6 +36,37 @@ def size_groups(sizes: Sequence[Size], groups: Sequence[Sequence[Size]]) -> tupl
             raise ExportError(f"--profile {height}x{width}: named twice; a size has one profile")
     rest = tuple((size,) for size in sizes if size not in named)
     return (*(tuple(group) for group in groups), *rest)
+
+
+def with_ranges(
+    manifest: Manifest, groups: Sequence[Sequence[Size]] = (), *, between: bool | None = None
+) -> Manifest:
+    """The manifest with what its engines hold beyond the listed sizes and frame counts.
+
+    The sizes between those of a group are served, and the frame counts between the listed ones. TensorRT
+    holds no more than its profiles; the other engines take any shape, so that there all sizes are one group
+    unless groups are named.
+
+    Args:
+        manifest: sizes, frame counts and engine.
+        groups: see `size_groups`.
+        between: whether anything but what is listed is served. By default it is; with OpenVINO only where
+            groups are named, since it compiles each shape when it first occurs, and other requests wait then.
+    """
+    by_default = bool(groups) or manifest.engine != "openvino"
+    if not (by_default if between is None else between):
+        return manifest
+    bound_by_profiles = manifest.engine in LIBRARIES
+    shared = size_groups(manifest.sizes, groups) if groups or bound_by_profiles else (manifest.sizes,)
+    ends = [_ends(group) for group in shared if len(group) > 1]
+    least, most = min(manifest.num_frames), max(manifest.num_frames)
+    return replace(manifest, size_ranges=tuple(ends), frame_range=(least, most) if least < most else None)
+
+
+def _ends(sizes: Sequence[Size]) -> tuple[Size, Size]:
+    """The least and the largest height and width."""
+    heights, widths = zip(*sizes, strict=True)
+    return (min(heights), min(widths)), (max(heights), max(widths))
 
 
 def profiles(

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoetrope_core.manifest import Manifest
+from zoetrope_core.manifest import Manifest, Size
 from zoetrope_core.specs import StageSpec
 from zoetrope_export import engine_cache, inductor_build, preflight, tensorrt_build
 from zoetrope_export.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ from zoetrope_export.half import to_half
 from zoetrope_export.native_graphs import export_native
 from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ENGINE
-from zoetrope_export.profiles import Size, profiles, size_groups
+from zoetrope_export.profiles import profiles, size_groups
 from zoetrope_export.tensorrt_build import Builder, Progress
 from zoetrope_server.engines import Engine, open_engine, stage_precision
 from zoetrope_server.engines.gpu import detect_gpu

@@ -115,6 +115,15 @@ class Admission:
         """How many requests wait before this one."""
         return self._waiting.index(place) if place in self._waiting else 0
 
+    def revise(self, place: Place, work: float | None) -> None:
+        """Takes in the work of a place that is held already; raises DeadlineExceeded as `hold` does."""
+        place.work = work
+        if place in self._waiting:
+            self._refuse_if_late(place, self._running, self._waiting[: self._waiting.index(place) + 1])
+        else:
+            others = [other for other in self._running if other is not place]
+            self._refuse_if_late(place, [*others, place], [])
+
     def _admit(self, place: Place) -> None:
         if self.draining:
             raise Draining("the server is shutting down", retry_after_s=self.retry_after_s())
@@ -127,17 +136,16 @@ class Admission:
         rank = PRIORITIES.index(place.priority)
         behind = [other for other in self._waiting if PRIORITIES.index(other.priority) > rank]
         position = len(self._waiting) - len(behind)
-        self._refuse_if_late(place, position)
+        self._refuse_if_late(place, self._running, [*self._waiting[:position], place])
         self._waiting.insert(position, place)
         self._dispatch()
 
-    def _refuse_if_late(self, place: Place, position: int) -> None:
-        """Raises DeadlineExceeded where the forecast says that the place cannot be done in time."""
+    def _refuse_if_late(self, place: Place, running: list[Place], waiting: list[Place]) -> None:
+        """Raises DeadlineExceeded where by the forecast the place, the last of these, cannot be in time."""
         now = time.monotonic()
         if place.due is None or place.work is None:
             return
-        queue = [*self._waiting[:position], place]
-        takes = self._forecast(self._running, queue)[-1]
+        takes = self._forecast(running, waiting)[-1]
         # What follows may share the engine with it, but is held back where that would make it late.
         if now + takes > place.due:
             raise DeadlineExceeded(

@@ -84,6 +84,17 @@ def served_shapes(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Ar
                     yield inputs
 
 
+def is_listed(stage: StageSpec, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether inputs of these shapes are of a listed frame size and count, as far as the stage sees them."""
+    found = stage.symbols_of(shapes)
+    latents = map(manifest.latent_size, manifest.sizes)
+    return (
+        ("H" not in found or (found["H"], found["W"]) in manifest.sizes)
+        and ("h" not in found or (found["h"], found["w"]) in latents)
+        and ("F" not in found or found["F"] in manifest.num_frames)
+    )
+
+
 def _shapes_of(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
     """The shapes of one frame size and count."""
     if stage.name == UNET.name:

@@ -9,6 +9,8 @@ from zoetrope_core.request import ValidRequest
 
 NEWEST = 0.3
 """The weight of the newest measurement in the mean."""
+MOST_SHAPES = 1000
+"""The most shapes whose costs are kept, since clients may choose among many; the least recent gives way."""
 
 _Shape = tuple[int, int, int]
 
@@ -36,7 +38,12 @@ class Costs:
         each = denoise_s / sharing / _calls(request)
         rest = (total_s - denoise_s) / sharing
         self._rows[shape, rows] = _mean(self._rows.get((shape, rows)), each)
-        self._rest[shape] = _mean(self._rest.get(shape), rest)
+        self._rest[shape] = _mean(self._rest.pop(shape, None), rest)
+        while len(self._rest) > MOST_SHAPES:
+            oldest = next(iter(self._rest))
+            del self._rest[oldest]
+            self._rows.pop((oldest, 1), None)
+            self._rows.pop((oldest, 2), None)
 
     def seconds(self, request: ValidRequest) -> float | None:
         """The work of a request; None while its shape has not been measured."""

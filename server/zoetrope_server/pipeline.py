@@ -41,6 +41,10 @@ class ImageDecoder(Protocol):
         """Encoded image to u8 [H,W,3]; raises InvalidImage."""
         ...
 
+    async def measure(self, data: bytes) -> tuple[int, int]:
+        """The (H, W) that `decode` would give, at little cost; raises InvalidImage."""
+        ...
+
 
 class Stream(Protocol):
     """The client's end of one request."""

@@ -19,7 +19,8 @@ from zoetrope_core.contract import Response
 from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageLost, ZoetropeError
 from zoetrope_core.events import Accepted, Heartbeat, Progress
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.request import ValidRequest
+from zoetrope_core.request import GenerateRequest, ValidRequest
+from zoetrope_core.sizes import far_from_trained
 from zoetrope_core.specs import Array
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
@@ -209,10 +210,17 @@ class Service:
             if due:
                 await ticket.send(Response(event=Heartbeat(waiting=before)))
 
-        ticket.place = place = self._place(request, ticket.arrived)
+        open_size = asked.needs_picture(self.manifest)
+        ticket.place = place = self._place(request, ticket.arrived, work_known=not open_size)
         async with self.admission.hold(place):
+            if open_size:
+                # Only now, so that the queue's bound is one of the images that are measured too.
+                request = await self._suited(asked, image, request.seed)
+                self.admission.revise(place, self._costs.seconds(request))
             accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
             await ticket.send(Response(event=accepted))
+            for warning in far_from_trained(self.manifest, request.size, request.num_frames):
+                await ticket.send(Response(event=warning))
             await place.turn(self.admission.before, on_wait)
             sharing: float = self.admission.active
             text = contract.sent_as_text(tensors)
@@ -223,9 +231,15 @@ class Service:
             sharing = (sharing + self.admission.active) / 2
             self._costs.learn(request, timings["denoise"], timings["total"], sharing)
 
-    def _place(self, request: ValidRequest, arrived: float) -> Place:
+    async def _suited(self, asked: GenerateRequest, image: bytes, seed: int) -> ValidRequest:
+        """The request with the size that suits its picture."""
+        picture = await self.decoder.measure(image)
+        return asked.validate(self.manifest, drawn_seed=seed, picture=picture)
+
+    def _place(self, request: ValidRequest, arrived: float, *, work_known: bool) -> Place:
         due = None if request.deadline_s is None else arrived + request.deadline_s
-        return Place(priority=request.priority, work=self._costs.seconds(request), due=due)
+        work = self._costs.seconds(request) if work_known else None
+        return Place(priority=request.priority, work=work, due=due)
 
     def _name(self, asked: str) -> str:
         """The name of a request: the client's, made unique where another running request has it."""

@@ -16,7 +16,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 def options(function):
     app = typer.Typer()
     app.command()(function)
-    return {name for each in typer.main.get_command(app).params for name in each.opts}
+    return {
+        name for each in typer.main.get_command(app).params for name in (*each.opts, *each.secondary_opts)
+    }
 
 
 def test_options_exist():

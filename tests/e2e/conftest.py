@@ -37,6 +37,18 @@ def repository(tmp_path_factory):
     return target
 
 
+@pytest.fixture(scope="session")
+def sized_repository(tmp_path_factory):
+    """A repository of ONNX Runtime that serves what lies between two sizes and two frame counts."""
+    folder = tmp_path_factory.mktemp("sizes")
+    checkpoint, target = str(folder / "checkpoint"), folder / "repository"
+    zoetrope("checkpoint", "random", "--like", "tiny", "--out", checkpoint)
+    shapes = ("--size", "64x96", "--size", "96x64", "--frames", "6", "--frames", "4")
+    trained = ("--trained-size", "64x96", "--out", str(target))
+    zoetrope("export", checkpoint, "--engine", "onnxruntime", *shapes, *trained)
+    return target
+
+
 def zoetrope(*arguments):
     """Runs a `zoetrope` command as a user does."""
     command = [str(Path(sys.executable).parent / "zoetrope"), *arguments]

@@ -56,6 +56,33 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(stack):
     assert admission.waiting == 1
 
 
+@pytest.mark.parametrize(("work", "late"), [(3.0, False), (5.0, True), (None, False)])
+async def test_work_that_becomes_known_in_the_queue_may_be_too_late(stack, work, late):
+    admission, held = Admission(max_active=1, max_waiting=9), place(within=14.0)
+    await stack.enter_async_context(admission.hold(place(work=10.0)))
+    await stack.enter_async_context(admission.hold(held))
+    await stack.enter_async_context(admission.hold(place(work=100.0)))
+    if not late:
+        admission.revise(held, work)
+        return
+    with pytest.raises(DeadlineExceeded) as raised:
+        admission.revise(held, work)
+    assert raised.value.details["earliest_finish_s"] == pytest.approx(15.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("within", "late"), [(9.0, True), (11.0, False)])
+async def test_work_that_becomes_known_while_others_run_is_forecast_beside_them(stack, within, late):
+    admission, held = Admission(max_active=2, max_waiting=9), place(within=within)
+    await stack.enter_async_context(admission.hold(held))
+    await stack.enter_async_context(admission.hold(place(work=5.0)))
+    await stack.enter_async_context(admission.hold(place(work=50.0)))
+    if late:
+        with pytest.raises(DeadlineExceeded):
+            admission.revise(held, 5.0)
+    else:
+        admission.revise(held, 5.0)
+
+
 async def test_progress_shortens_the_forecast(stack):
     admission, running = Admission(max_active=1, max_waiting=9), place(work=10.0)
     await stack.enter_async_context(admission.hold(running))

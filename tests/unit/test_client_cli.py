@@ -80,7 +80,16 @@ def test_json_is_one_line_on_stdout(run, output):
         "fps": 7,
         "video_bytes": output.stat().st_size,
         "timings": {"denoise": 0.5, "total": 0.75},
+        "warnings": [],
     }
+
+
+def test_warnings_go_to_stderr_and_into_the_json_line(run):
+    with serving(scripts.warning) as server:
+        result = run("--url", server.url, "--json")
+    assert result.exit_code == 0
+    assert result.stderr == "zoetrope generate: warning: far away\n"
+    assert json.loads(result.stdout)["warnings"] == ["far\naway"]
 
 
 VALUES = {int: 9, float: 0.5}

@@ -26,7 +26,7 @@ from zoetrope_core.errors import (
     StageLost,
     ZoetropeError,
 )
-from zoetrope_core.events import Accepted, Done, Progress
+from zoetrope_core.events import Accepted, Done, Progress, Warned
 from zoetrope_core.request import GenerateRequest
 
 IMAGE = b"\x89PNG not decoded here"
@@ -44,6 +44,14 @@ def test_generate_sends_image_and_request_and_puts_the_video_together():
     assert len(video.data) > scripts.TINY_PIECE
     assert (video.id, video.seed, video.timings["total"]) == ("r1", 7, 0.75)
     assert video.parameters["fps"] == 12
+
+
+def test_warnings_are_kept_and_events_of_a_newer_server_passed_over():
+    with serving(scripts.warning) as server, client_of(server) as client:
+        video = client.generate(IMAGE)
+        kinds = [type(response.event) for response in client.stream(IMAGE) if response.event is not None]
+    assert [each.message for each in video.warnings] == ["far\naway"]
+    assert kinds[:2] == [Accepted, Warned] and kinds.count(Accepted) == 1 and kinds[-1] is Done
 
 
 def test_stream_yields_every_part_in_order():

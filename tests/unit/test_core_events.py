@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoetrope_core import events
-from zoetrope_core.events import Accepted, Done, Failed, Heartbeat, Progress
+from zoetrope_core.events import Accepted, Done, Failed, Heartbeat, Progress, UnknownEvent, Warned
 
 COUNT = st.integers(0, 2**63 - 1)
 SECONDS = st.floats(0, 1e9)
 JSON = st.none() | st.booleans() | COUNT | SECONDS | st.text()
 EVENTS = st.one_of(
     st.builds(Accepted, id=st.text(), seed=COUNT, steps=COUNT),
+    st.builds(Warned, code=st.text(), field=st.text(), message=st.text()),
     st.builds(Heartbeat, waiting=COUNT),
     st.builds(Progress, stage=st.text(), step=COUNT, steps=COUNT, eta_seconds=st.none() | SECONDS),
     st.builds(
@@ -78,3 +79,12 @@ def test_a_field_of_a_newer_server_is_left_out(event):
 def test_what_is_no_event_is_a_value_error(text):
     with pytest.raises(ValueError):
         events.from_json(text)
+
+
+def test_an_event_of_a_newer_server_is_told_from_what_is_no_event():
+    with pytest.raises(UnknownEvent):
+        events.from_json(b'{"version": 1, "type": "brand_new", "fields": 1}')
+    for text in (b'{"version": 2, "type": "brand_new"}', b'{"version": 1, "type": []}', b'{"version": 1}'):
+        with pytest.raises(ValueError) as raised:
+            events.from_json(text)
+        assert not isinstance(raised.value, UnknownEvent)

@@ -88,6 +88,46 @@ def test_an_older_manifest_has_no_colours():
     assert Manifest.from_dict(data) == MANIFEST and MANIFEST.latent_rgb is None
 
 
+RANGES = {
+    "grid": 16,
+    "size_ranges": (((32, 32), (48, 48)),),
+    "frame_range": (3, 6),
+    "trained_size": (576, 1024),
+    "trained_frames": 25,
+}
+
+
+def test_ranges_and_trained_sizes_survive_the_file(tmp_path):
+    ranged = dataclasses.replace(MANIFEST, **RANGES)
+    ranged.save(tmp_path)
+    assert Manifest.load(tmp_path) == ranged and hash(ranged) != hash(MANIFEST)
+
+
+def test_an_older_manifest_has_no_ranges():
+    data = {name: value for name, value in MANIFEST.to_dict().items() if name not in RANGES}
+    assert Manifest.from_dict(data) == MANIFEST and MANIFEST.size_ranges == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grid": 0},
+        {"grid": "a"},
+        {"size_ranges": 5},
+        {"size_ranges": [[1, 2]]},
+        {"size_ranges": [[[1, 2], [3]]]},
+        {"frame_range": [1, 2, 3]},
+        {"frame_range": [0, 3]},
+        {"trained_size": [0, 64]},
+        {"trained_size": 5},
+    ],
+    ids=str,
+)
+def test_ranges_of_another_shape_are_a_value_error(change):
+    with pytest.raises(ValueError):
+        Manifest.from_dict({**MANIFEST.to_dict(), **change})
+
+
 @pytest.mark.parametrize("rows", [5, [[0, 0, 0]] * 4, [[0, 0]] * 5, [["a", 0, 0]] * 5, [[0, 0, None]] * 5])
 def test_colours_of_another_shape_are_a_value_error(rows):
     with pytest.raises(ValueError):

@@ -208,3 +208,14 @@ def test_the_published_architectures_are_those_of_diffusers():
             assert unet.config.num_frames == frames
         vae = sum(parameter.numel() for parameter in random_vae(ARCHITECTURES["svd"]).parameters())
         assert 97_000_000 < vae < 98_000_000
+
+
+@pytest.mark.parametrize(
+    ("sample_size", "trained"), [(96, (576, 1024)), (128, None), (None, None), ([9, 9], None)]
+)
+def test_the_trained_size_is_known_of_published_checkpoints_or_told(directory, sample_size, trained):
+    edit(directory / "unet" / "config.json", sample_size=sample_size)
+    checkpoint = open_checkpoint(directory)
+    assert manifest(checkpoint).trained_size == trained
+    assert manifest(checkpoint, trained_size=(32, 48)).trained_size == (32, 48)
+    assert manifest(checkpoint).trained_frames == 6 and manifest(checkpoint).grid == checkpoint.grid

@@ -67,12 +67,15 @@ def test_an_export_is_a_complete_repository(checkpoint, tmp_path, engine, precis
         "--decode-chunk",
         "2",
     )
-    result = export(checkpoint, out, *options, "--name", "mine", engine=engine)
+    result = export(checkpoint, out, *options, "--name", "mine", "--trained-size", "16x24", engine=engine)
     assert result.exit_code == 0, result.output
     manifest = Manifest.load(out)
     assert (manifest.checkpoint, manifest.engine, manifest.precision) == ("mine", engine, precision)
     assert (manifest.sizes, manifest.num_frames) == (((16, 24),), (3, 2))
     assert (manifest.decode_chunk_size, manifest.max_batch_size) == (2, 2)
+    assert (manifest.grid, manifest.size_ranges) == (4, ())
+    assert manifest.frame_range == ((2, 3) if engine == "onnxruntime" else None)
+    assert (manifest.trained_size, manifest.trained_frames) == ((16, 24), 3)
     assert manifest.latent_rgb is not None and len(manifest.latent_rgb) == manifest.latent_channels + 1
     assert np.abs(manifest.latent_rgb).max() > 0.01, "the VAE's colours, not zeros"
     report = json.loads((out / "parity.json").read_text())
@@ -188,6 +191,7 @@ def test_the_video_is_not_compared_where_that_is_not_wanted(checkpoint, tmp_path
         ({"size": "17x24"}, "multiples of 4"),
         ({"size": "24"}, "give height x width"),
         ({"size": "-8x8"}, "give height x width"),
+        ({"size": "0x8"}, "give height x width"),
     ],
 )
 def test_refusals(checkpoint, tmp_path, options, message):
@@ -199,7 +203,12 @@ def test_refusals(checkpoint, tmp_path, options, message):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(("--frames", "0"), "at least 1"), (("--precision", "fp8"), "openvino at fp8 is not supported")],
+    [
+        (("--frames", "0"), "at least 1"),
+        (("--precision", "fp8"), "openvino at fp8 is not supported"),
+        (("--trained-size", "576"), "give height x width"),
+        (("--profile", "16x24,24x16"), "24x16: not among the sizes"),
+    ],
 )
 def test_refusals_of_options(checkpoint, tmp_path, more, message):
     result = export(checkpoint, tmp_path / "out", *more)
@@ -259,7 +268,7 @@ def test_no_checkpoint_is_said(tmp_path):
 def test_sizes():
     assert commands.parse_size("576x1024") == (576, 1024)
     assert commands.parse_size(" 64X96 ") == (64, 96)
-    with pytest.raises(ExportError, match="--size 1x2x3"):
+    with pytest.raises(ExportError, match="^size 1x2x3"):
         commands.parse_size("1x2x3")
 
 

@@ -1,15 +1,17 @@
 """Optimization profiles: what an engine is built for, and which of them a request meets."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from fakes import MANIFEST
 
 pytest.importorskip("diffusers")
 
+from zoetrope_core.sizes import holds_frames, holds_size  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
-from zoetrope_export.profiles import input_shapes, profiles, size_groups  # noqa: E402
+from zoetrope_export.profiles import input_shapes, profiles, size_groups, with_ranges  # noqa: E402
 from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import EngineError  # noqa: E402
 from zoetrope_server.engines.tensorrt import fitting_profile  # noqa: E402
@@ -68,6 +70,50 @@ def test_every_shape_that_is_served_has_a_profile(groups):
         for inputs in batching.served_shapes(stage, MANIFEST):
             seen.add(fitting_profile(stage, built, {name: array.shape for name, array in inputs.items()}))
         assert seen == set(range(len(built)))
+
+
+THREE = replace(MANIFEST, sizes=(*SIZES, SMALL), grid=8)
+ALL = (((32, 32), (64, 64)),)
+
+
+@pytest.mark.parametrize(
+    ("engine", "groups", "between", "ranges"),
+    [
+        ("onnxruntime", (), None, ALL),
+        ("aot-inductor", (), None, ALL),
+        ("onnxruntime", (SIZES,), None, (((32, 32), (48, 48)),)),
+        ("onnxruntime", (), False, ()),
+        ("tensorrt", (), None, ()),
+        ("tensorrt-rtx", (SIZES,), None, (((32, 32), (48, 48)),)),
+        ("tensorrt", ((SIZES[0], SMALL),), None, (((32, 48), (64, 64)),)),
+        ("tensorrt", (SIZES,), False, ()),
+        ("openvino", (), None, ()),
+        ("openvino", (), True, ALL),
+        ("openvino", (SIZES,), None, (((32, 32), (48, 48)),)),
+    ],
+)
+def test_what_lies_between_sizes_of_a_profile_is_served(engine, groups, between, ranges):
+    served = with_ranges(replace(THREE, engine=engine), groups, between=between)
+    assert served.size_ranges == ranges
+    with_frames = between is not False and (engine != "openvino" or bool(between or groups))
+    assert served.frame_range == ((3, 6) if with_frames else None)
+
+
+def test_one_size_and_one_frame_count_have_nothing_between_them():
+    single = replace(MANIFEST, engine="onnxruntime", sizes=SIZES[:1], num_frames=(6,))
+    assert with_ranges(single) == single
+
+
+@pytest.mark.parametrize("groups", [(), (SIZES,), ((SIZES[0], SMALL),), ((*SIZES, SMALL),)])
+def test_every_size_that_is_served_has_a_profile_of_tensorrt(groups):
+    served = with_ranges(replace(THREE, engine="tensorrt"), groups)
+    built = profiles(UNET, served, groups)
+    sides = range(8, 80, 8)
+    held = [(height, width) for height in sides for width in sides if holds_size(served, (height, width))]
+    assert set(held) >= set(THREE.sizes)
+    for height, width in held:
+        for frames in filter(partial(holds_frames, served), range(1, 9)):
+            fitting_profile(UNET, built, shapes(frames=frames, height=height // 8, width=width // 8))
 
 
 def shapes(batch=1, rows=2, frames=6, height=4, width=6):

@@ -1,9 +1,12 @@
 """The forecast: shared engines, and what requests cost."""
 
+from dataclasses import replace
+
 import pytest
 from fakes import MANIFEST
 
 from zoetrope_core.request import GenerateRequest
+from zoetrope_server import forecast
 from zoetrope_server.forecast import Costs, finish_times
 
 
@@ -45,3 +48,19 @@ def test_costs_follow_what_is_measured_now():
     for _ in range(30):
         costs.learn(usual, denoise_s=3.0, total_s=3.0, sharing=1.0)
     assert costs.seconds(usual) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_the_shapes_served_last_are_remembered(monkeypatch):
+    monkeypatch.setattr(forecast, "MOST_SHAPES", 3)
+    ranged = replace(MANIFEST, frame_range=(1, 9))
+    usual = GenerateRequest(num_frames=6).validate(ranged)
+    costs = Costs()
+    for frames in range(1, 10):
+        other = GenerateRequest(num_frames=frames).validate(ranged)
+        for each in (usual, other):
+            costs.learn(each, denoise_s=1.0, total_s=2.0, sharing=1.0)
+    known = [
+        frames for frames in range(1, 10) if costs.seconds(replace(usual, num_frames=frames)) is not None
+    ]
+    assert known == [6, 8, 9]
+    assert len(costs._rows) == 3

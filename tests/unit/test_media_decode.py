@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from zoetrope_core.errors import InvalidImage
-from zoetrope_server.media.decode import ImageLimits, decode_image
+from zoetrope_server.media.decode import ImageLimits, decode_image, measure_image
 
 LIMITS = ImageLimits()
 
@@ -97,6 +97,38 @@ def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     options: dict[str, Any] = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}}[format]
     data = encoded(Image.fromarray(stored), format, exif=exif, **options)
     assert distance(decode(data), upright) <= 2
+    assert measure_image(data, LIMITS) == upright.shape[:2]
+
+
+def test_an_orientation_after_the_pixels_is_measured_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(Image.fromarray(photo()))
+    turned = plain[:-12] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + plain[-12:]
+    assert measure_image(turned, LIMITS) == decode(turned).shape[:2] == (48, 32)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_measuring_decodes_no_pixel(format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    cut = encoded(Image.fromarray(noise), format)[:10_000]
+    assert "truncated" in refused(cut).message
+    assert measure_image(cut, LIMITS) == (300, 200)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(99), photo().tobytes()])
+def test_what_is_no_picture_has_no_size(data: bytes) -> None:
+    with pytest.raises(InvalidImage) as caught:
+        measure_image(data, LIMITS)
+    assert caught.value.message == refused(data).message
+
+
+def test_limits_hold_for_measuring() -> None:
+    data = encoded(Image.fromarray(photo()), "JPEG")
+    for limits in (ImageLimits(max_pixels=1535), ImageLimits(max_bytes=len(data) - 1)):
+        with pytest.raises(InvalidImage, match="at most"):
+            measure_image(data, limits)
+    assert measure_image(data, ImageLimits(max_pixels=1536, max_bytes=len(data))) == (32, 48)
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

@@ -22,7 +22,7 @@ import pytest_asyncio
 from PIL import Image
 
 from zoetrope_core.errors import InvalidImage, MediaFailed
-from zoetrope_server.media import workers as module
+from zoetrope_server.media import answers
 from zoetrope_server.media.decode import ImageLimits
 from zoetrope_server.media.workers import DecodeWorkers
 
@@ -91,6 +91,36 @@ async def test_a_large_picture_comes_back_whole(start: Start) -> None:
     data, pixels = picture(1500, 1111)
     pool = start(ImageLimits(), function="zoetrope_server.media.decode:decode_image")
     assert np.array_equal(await pool.decode(data), pixels)
+
+
+async def test_a_picture_is_measured_in_a_worker_beside_decoding(start: Start) -> None:
+    data, pixels = picture(70, 50)
+    pool = start(workers=1, function="zoetrope_server.media.decode:decode_image")
+    for _ in range(2):
+        assert await pool.measure(data) == (50, 70)
+        assert np.array_equal(await pool.decode(data), pixels)
+        with pytest.raises(InvalidImage, match="GIF is not supported"):
+            await pool.measure(b"GIF89a")
+        with pytest.raises(InvalidImage, match="empty"):
+            await pool.measure(b"")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"size": [0, 5]},
+        {"size": [9000, 9000]},
+        {"size": [5]},
+        {"size": "ab"},
+        {"size": 5},
+        {},
+        {"size": [1, None]},
+    ],
+    ids=str,
+)
+def test_a_size_that_no_picture_has_is_no_answer(reply: dict[str, object]) -> None:
+    with pytest.raises((ValueError, LookupError, TypeError)):
+        answers.size(reply, [], LIMITS)
 
 
 FATAL = {
@@ -343,7 +373,7 @@ def memfd(content: bytes, *, sealable: bool = True) -> int:
 def test_a_reply_that_makes_no_sense(reply: object, size: int, sealable: bool) -> None:
     descriptor = memfd(bytes(size), sealable=sealable)
     with pytest.raises((OSError, ValueError, LookupError, TypeError)):
-        module._pixels(reply, [descriptor], ImageLimits(max_pixels=1000))  # type: ignore[arg-type]
+        answers.pixels(reply, [descriptor], ImageLimits(max_pixels=1000))  # type: ignore[arg-type]
     with pytest.raises(OSError):
         os.fstat(descriptor)
 
@@ -351,7 +381,7 @@ def test_a_reply_that_makes_no_sense(reply: object, size: int, sealable: bool) -
 def test_pixels_cannot_be_changed_or_cut_afterwards() -> None:
     descriptor = memfd(bytes(16 * 16 * 3))
     keep = os.dup(descriptor)
-    pixels = module._pixels({"shape": [16, 16, 3]}, [descriptor], LIMITS)
+    pixels = answers.pixels({"shape": [16, 16, 3]}, [descriptor], LIMITS)
     for attack in (lambda: os.ftruncate(keep, 0), lambda: os.pwrite(keep, b"x", 0)):
         with pytest.raises(OSError):
             attack()

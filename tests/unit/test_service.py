@@ -7,11 +7,12 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
 
-from zoetrope_core.contract import Response, bytes_tensor
+from zoetrope_core.contract import Response, bytes_tensor, pack_request
 from zoetrope_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -21,15 +22,16 @@ from zoetrope_core.errors import (
     Overloaded,
     StageLost,
 )
-from zoetrope_core.events import Accepted, Done, Heartbeat
+from zoetrope_core.events import Accepted, Done, Heartbeat, Warned
+from zoetrope_core.request import GenerateRequest
 from zoetrope_server import admission
 from zoetrope_server.admission import Admission
 from zoetrope_server.service import Service, _Ticket
 
 
-def service(stages=None, max_active=2, max_waiting=2):
+def service(stages=None, max_active=2, max_waiting=2, manifest=MANIFEST):
     return Service(
-        manifest=MANIFEST,
+        manifest=manifest,
         stages=stages or FakeStages(),
         decoder=FakeDecoder(),
         admission=Admission(max_active=max_active, max_waiting=max_waiting),
@@ -343,3 +345,86 @@ async def test_an_interactive_request_runs_before_a_batch_request_that_came_firs
     gate.open.set()
     await asyncio.gather(*tasks)
     assert order == ["first", "interactive", "batch"]
+
+
+def of_picture(height, width, **fields):
+    """A request for the video of a picture of that size."""
+    request = GenerateRequest(num_inference_steps=1, seed=3, **fields)
+    return FakeChannel(pack_request(png(height, width), request))
+
+
+async def test_auto_gives_a_picture_the_size_that_suits_it():
+    served = service()
+    for (height, width), size in (((300, 200), (48, 32)), ((200, 300), (32, 48))):
+        channel = of_picture(height, width, fit="auto", stream_frames=True)
+        await served.serve(channel)
+        assert channel.finished == [None]
+        frames = [response.frames for response in channel.sent if response.frames is not None]
+        assert {each.shape[1:3] for each in frames} == {size}
+        used = channel.events[-1].parameters
+        assert (used["height"], used["width"], used["fit"]) == (*size, "crop")
+        again = FakeChannel(pack_request(png(height, width), GenerateRequest.from_dict(used)))
+        await served.serve(again)
+        assert [each.video for each in again.sent] == [each.video for each in channel.sent]
+
+
+async def test_auto_learns_and_forecasts_the_cost_of_the_size_that_was_chosen():
+    served = service()
+    await served.serve(of_picture(300, 200, fit="auto"))
+    portrait, landscape = (
+        GenerateRequest(height=height, width=80 - height).validate(MANIFEST) for height in (48, 32)
+    )
+    assert served._costs.seconds(portrait) is not None and served._costs.seconds(landscape) is None
+    served._costs.learn(portrait, denoise_s=25 * 60.0, total_s=25 * 60.0, sharing=1.0)
+    late = of_picture(300, 200, fit="auto", deadline_s=5.0)
+    await served.serve(late)
+    assert isinstance(late.finished[0], DeadlineExceeded) and not late.sent, "refused before it is accepted"
+    fine = of_picture(200, 300, fit="auto", deadline_s=5.0)
+    await served.serve(fine)
+    assert fine.finished == [None]
+
+
+async def test_a_picture_that_cannot_be_measured_is_refused_and_frees_its_place():
+    class Refusing(FakeDecoder):
+        async def measure(self, data):
+            raise InvalidImage("no such picture", field="image")
+
+    served = service()
+    served.decoder = Refusing()
+    channel = of_picture(300, 200, fit="auto")
+    await served.serve(channel)
+    assert isinstance(channel.finished[0], InvalidImage) and not channel.sent
+    assert served.status()["active"] == 0
+
+
+async def test_no_more_pictures_are_measured_than_requests_are_admitted():
+    going, measured = asyncio.Event(), []
+
+    class Slow(FakeDecoder):
+        async def measure(self, data):
+            measured.append(data)
+            await going.wait()
+            return await super().measure(data)
+
+    served = service(max_active=1, max_waiting=1)
+    served.decoder = Slow()
+    channels = [of_picture(300, 200, fit="auto") for _ in range(6)]
+    tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
+    await until(lambda: sum(bool(channel.finished) for channel in channels) == 4)
+    assert len(measured) == 2
+    going.set()
+    await asyncio.gather(*tasks)
+    outcomes = [channel.finished[0] for channel in channels]
+    assert outcomes.count(None) == 2 and sum(isinstance(each, Overloaded) for each in outcomes) == 4
+
+
+async def test_warnings_follow_the_acceptance_once_each():
+    trained = replace(MANIFEST, trained_size=(576, 1024), trained_frames=3)
+    channel = FakeChannel(num_inference_steps=1)
+    await service(manifest=trained).serve(channel)
+    assert isinstance(channel.events[0], Accepted)
+    assert [event.field for event in channel.events[1:3]] == ["size", "num_frames"]
+    assert sum(isinstance(event, Warned) for event in channel.events) == 2
+    usual = FakeChannel(num_inference_steps=1)
+    await service(manifest=replace(MANIFEST, trained_size=(32, 48), trained_frames=6)).serve(usual)
+    assert not [event for event in usual.events if isinstance(event, Warned)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,10 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 """The engines that can be hosted here, and the precisions of each."""
 REDUCED_PRECISION_STAGES = frozenset({UNET.name, VAE_DECODER.name})
 """Stages that run below FP32: the encoders run once a request, and the FP16 VAE encoder overflows."""
+
+
+IsListed = Callable[[Mapping[str, tuple[int, ...]]], bool]
+"""Whether inputs of these shapes, by name, are of a frame size and count that the repository lists."""
 
 
 class EngineError(ZoetropeError):
@@ -40,7 +44,9 @@ def stage_precision(stage: StageSpec, precision: str) -> str:
     return precision if stage.name in REDUCED_PRECISION_STAGES else "fp32"
 
 
-def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: str) -> Engine:
+def open_engine(
+    directory: Path, stage: StageSpec, *, engine: str, precision: str, is_listed: IsListed | None = None
+) -> Engine:
     """Opens the engine of a stage.
 
     Args:
@@ -48,6 +54,7 @@ def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: st
         stage: the spec of the stage.
         engine: a key of `ENGINES`.
         precision: the precision of the repository; the encoders stay at fp32.
+        is_listed: which shapes an engine that compiles them one by one keeps; all when absent.
 
     Raises:
         EngineError: the combination is not supported, or the engine file is missing, damaged or foreign.
@@ -58,7 +65,7 @@ def open_engine(directory: Path, stage: StageSpec, *, engine: str, precision: st
     if engine == "openvino":
         from zoetrope_server.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(directory, precision=stage_precision(stage, precision))
+        return OpenVinoEngine(directory, precision=stage_precision(stage, precision), is_listed=is_listed)
     if engine in ("tensorrt", "tensorrt-rtx"):
         from zoetrope_server.engines.tensorrt import TensorRtEngine
 

@@ -13,11 +13,13 @@ from typing import Any
 import openvino
 
 from zoetrope_core.specs import Array
-from zoetrope_server.engines import EngineError
+from zoetrope_server.engines import EngineError, IsListed
 
 FILE_NAME = "model.xml"
 MAX_COMPILED = 16
-"""The most shapes that are kept compiled; the least recently used one gives way."""
+"""The most listed shapes that are kept compiled; the least recently used one gives way."""
+MAX_UNLISTED = 4
+"""The same of all others: requests for ever new shapes evict no listed one, and take little memory."""
 
 _logger = logging.getLogger(__name__)
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -26,11 +28,17 @@ _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 class OpenVinoEngine:
     """An OpenVINO model, reshaped to the static shapes of its inputs and compiled when they first occur.
 
-    Compiled models are cached on disk beside the model, so that the next process only loads them.
+    Compiled models of listed shapes are cached on disk beside the model, so that the next process only loads
+    them. Others are not, since clients choose them and the disk would fill.
     """
 
-    def __init__(self, directory: Path, *, precision: str) -> None:
-        """Opens `model.xml` of the directory, to run at `precision` (`fp32` or `bf16`).
+    def __init__(self, directory: Path, *, precision: str, is_listed: IsListed | None = None) -> None:
+        """Opens the model of the directory.
+
+        Args:
+            directory: where `model.xml` is.
+            precision: what it runs at, `fp32` or `bf16`.
+            is_listed: which shapes are listed; all when absent.
 
         Raises:
             EngineError: there is no such file.
@@ -39,12 +47,14 @@ class OpenVinoEngine:
         if not self._path.is_file():
             raise EngineError(f"no engine at {self._path}: run `zoetrope export` again")
         self._core = openvino.Core()
+        self._is_listed = is_listed or (lambda shapes: True)
+        self._cache = {"CACHE_DIR": str(_cache(directory))}
         self._config = {
-            "CACHE_DIR": str(_cache(directory)),
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._compiled: OrderedDict[_Shapes, Any] = OrderedDict()
+        self._listed: OrderedDict[_Shapes, Any] = OrderedDict()
+        self._unlisted: OrderedDict[_Shapes, Any] = OrderedDict()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage."""
@@ -54,16 +64,20 @@ class OpenVinoEngine:
 
     def _request(self, shapes: _Shapes) -> Any:
         """The inference request of a compiled shape."""
-        if shapes not in self._compiled:
-            _logger.info("compiling %s for %s", self._path, dict(shapes))
-            model = self._core.read_model(self._path)
-            model.reshape({name: list(shape) for name, shape in shapes})
-            compiled = self._core.compile_model(model, "CPU", self._config)
-            self._compiled[shapes] = compiled.create_infer_request()
-            while len(self._compiled) > MAX_COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(shapes)
-        return self._compiled[shapes]
+        listed = self._is_listed(dict(shapes))
+        kept, most = (self._listed, MAX_COMPILED) if listed else (self._unlisted, MAX_UNLISTED)
+        if shapes not in kept:
+            while len(kept) >= most:
+                kept.popitem(last=False)
+            kept[shapes] = self._compile(shapes, self._config | (self._cache if listed else {}))
+        kept.move_to_end(shapes)
+        return kept[shapes]
+
+    def _compile(self, shapes: _Shapes, config: Mapping[str, str]) -> Any:
+        _logger.info("compiling %s for %s", self._path, dict(shapes))
+        model = self._core.read_model(self._path)
+        model.reshape({name: list(shape) for name, shape in shapes})
+        return self._core.compile_model(model, "CPU", dict(config)).create_infer_request()
 
 
 def _cache(directory: Path) -> Path:

@@ -174,7 +174,7 @@ def fitting_profile(
     Raises:
         EngineError: none takes them; the message gives their ranges.
     """
-    sizes = _sizes(stage, shapes)
+    sizes = stage.symbols_of(shapes)
     fitting = [
         (math.prod(high - low + 1 for low, _, high in profile.values()), index)
         for index, profile in enumerate(profiles)
@@ -188,16 +188,6 @@ def fitting_profile(
         )
         raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
     return min(fitting)[1]
-
-
-def _sizes(stage: StageSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The values of a stage's symbols in the shapes of its inputs."""
-    sizes: dict[str, int] = {}
-    for spec in stage.inputs:
-        batch, *dims = shapes[spec.name]
-        sizes["B"] = batch
-        sizes.update({dim: size for dim, size in zip(spec.dims, dims, strict=True) if isinstance(dim, str)})
-    return sizes
 
 
 def _import(name: str) -> Any:

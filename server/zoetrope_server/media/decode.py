@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,9 +21,10 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from zoetrope_core.errors import InvalidImage
-from zoetrope_server.media.signatures import ACCEPTED, format_of, header_size, is_truncated
+from zoetrope_server.media.signatures import ACCEPTED, format_of, header_size, is_truncated, png_exif
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MIN_SIDE = 16
 BACKGROUND = (255, 255, 255)
@@ -39,6 +42,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THE_SIDE = range(5, 9)
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _EIGHT_OF_SIXTEEN = np.round(np.arange(65536) / 257).astype(np.uint8)
 
@@ -87,6 +91,24 @@ def decode_image(data: bytes, limits: ImageLimits) -> np.ndarray[Any, np.dtype[n
     Raises:
         InvalidImage: whatever is wrong with it, in words for the person who sent it; field "image".
     """
+    return _guarded(_decode, data, limits)
+
+
+def measure_image(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """The (H, W) that `decode_image` would give, with no pixel decoded: damaged ones are not noticed.
+
+    Args:
+        data: the encoded image.
+        limits: what the image may cost; bytes and pixels are checked here.
+
+    Raises:
+        InvalidImage: as for `decode_image`.
+    """
+    return _guarded(_measure, data, limits)
+
+
+def _guarded(read: Callable[[bytes, str, ImageLimits], T], data: bytes, limits: ImageLimits) -> T:
+    """What `read` makes of data of an accepted format; whatever it raises becomes InvalidImage."""
     check_bytes(data, limits)
     name = format_of(data)
     if name not in ACCEPTED:
@@ -95,7 +117,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> np.ndarray[Any, np.dtype[n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, name, limits)
+            return read(data, name, limits)
     except InvalidImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -148,6 +170,18 @@ class _Still:
     orientation: int
 
 
+def _measure(data: bytes, name: str, limits: ImageLimits) -> tuple[int, int]:
+    _check_size(header_size(name, data), limits)
+    with Image.open(io.BytesIO(data), formats=(name,)) as image:
+        width, height = image.size
+        _check_size((width, height), limits)
+        if name == "PNG" and (exif := png_exif(data)):
+            image.info["exif"] = exif
+        # Not the PNG plugin's own method, which decodes the pixels to look behind them.
+        orientation = _orientation(partial(Image.Image.getexif, image))
+        return (width, height) if orientation in _ON_THE_SIDE else (height, width)
+
+
 def _decode(data: bytes, name: str, limits: ImageLimits) -> np.ndarray[Any, np.dtype[np.uint8]]:
     still = _read(data, name, limits)
     upright, alpha = _ORIENTATIONS.get(still.orientation), still.alpha
@@ -175,7 +209,7 @@ def _read(data: bytes, name: str, limits: ImageLimits) -> _Still:
             colours=colours,
             alpha=alpha,
             profile=image.info.get("icc_profile"),
-            orientation=_orientation(image),
+            orientation=_orientation(image.getexif),
         )
 
 
@@ -190,10 +224,10 @@ def _check_size(size: tuple[int, int] | None, limits: ImageLimits) -> None:
         raise refusal(f"the image is {width}x{height}; each side must have at least {MIN_SIDE} pixels")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
     """The EXIF orientation, 1 (upright) when there is none or it cannot be read."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int(read_exif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # a hostile EXIF block fails in many ways, and none of them matters
         logger.debug("EXIF ignored: %s", error)
         return 1

@@ -68,6 +68,17 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def png_exif(data: bytes) -> bytes | None:
+    """The body of a PNG's eXIf chunk, which may also stand after the pixels; None when there is none."""
+    offset = 8
+    while len(header := data[offset : offset + 8]) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            return data[offset + 8 : offset + 8 + length]
+        offset += 12 + length
+    return None
+
+
 def is_truncated(name: str, data: bytes) -> bool:
     """Whether the file's end is missing: no end marker, or fewer bytes than its container declares."""
     if name == "PNG":

@@ -3,8 +3,8 @@
 The protocol, over a SOCK_SEQPACKET pair whose descriptor is the first argument:
 
 - worker to parent, once: `{}`, ready.
-- parent to worker: any message, with a memfd that holds the encoded image.
-- worker to parent: `{"shape": [H, W, 3]}` with a sealable memfd of u8 pixels, or
+- parent to worker: `PIXELS` or `SIZE`, with a memfd that holds the encoded image.
+- worker to parent: `{"shape": [H, W, 3]}` with a sealable memfd of u8 pixels, or `{"size": [H, W]}`, or
   `{"error": message, "details": {...}}`.
 
 memfds, because a container's /dev/shm may be 64 MiB and a name there outlives a killed process.
@@ -32,9 +32,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from zoetrope_core.errors import InvalidImage
-from zoetrope_server.media.decode import ImageLimits, refusal
+from zoetrope_server.media.decode import ImageLimits, measure_image, refusal
 
 logger = logging.getLogger(__name__)
+
+PIXELS, SIZE = b"pixels", b"size"
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Decode: TypeAlias = Callable[[bytes, ImageLimits], Pixels]
@@ -86,7 +88,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _serve(channel: socket.socket, decode: Decode, limits: ImageLimits) -> bool:
-    """Decode one image; False when the parent has gone."""
+    """Decode or measure one image; False when the parent has gone."""
     message, descriptors, _, _ = socket.recv_fds(channel, 64, 1, socket.MSG_CMSG_CLOEXEC)
     if not message:
         return False
@@ -96,7 +98,10 @@ def _serve(channel: socket.socket, decode: Decode, limits: ImageLimits) -> bool:
     try:
         with open(descriptors[0], "rb") as file:
             data = file.read()
-        _send_pixels(channel, decode(data, limits))
+        if message == SIZE:
+            channel.send(json.dumps({"size": measure_image(data, limits)}).encode())
+        else:
+            _send_pixels(channel, decode(data, limits))
     except Exception as error:
         refused = _as_refusal(error)
         channel.send(json.dumps({"error": refused.message, "details": refused.details}).encode())

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
-import mmap
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any, TypeAlias, TypeVar
 
 from zoetrope_core.errors import InvalidImage, MediaFailed, ZoetropeError
+from zoetrope_server.media import answers
+from zoetrope_server.media.answers import Pixels
 from zoetrope_server.media.decode import ImageLimits, check_bytes, refusal
+from zoetrope_server.media.worker import PIXELS, SIZE
 
 logger = logging.getLogger(__name__)
 
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+T = TypeVar("T")
+_Read: TypeAlias = Callable[[dict[str, Any], list[int], ImageLimits], T]
 
 _SHUT_DOWN = "image decoding has been shut down"
 _START_TIMEOUT_S = 60.0
@@ -34,7 +35,6 @@ _DECODE_IMAGE = "zoetrope_server.media.decode:decode_image"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "PYTHONHOME", "VIRTUAL_ENV")
 # One arena and one BLAS thread: threads' reserved address space would count against the memory limit.
 _SETTINGS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class DecodeWorkers:
@@ -79,10 +79,18 @@ class DecodeWorkers:
             InvalidImage: the image is no good, breaks a limit, or takes its worker down.
             MediaFailed: there is no working worker, or the workers are closed.
         """
+        return await self._work(PIXELS, data, answers.pixels)
+
+    async def measure(self, data: bytes) -> tuple[int, int]:
+        """The (H, W) that `decode` would give, most often from the header alone; raises as `decode`."""
+        return await self._work(SIZE, data, answers.size)
+
+    async def _work(self, task: bytes, data: bytes, read: _Read[T]) -> T:
+        """Has a free worker do the task, and reads its answer."""
         check_bytes(data, self._limits)
         worker = await self._free.get()
         try:
-            return await worker.decode(data)
+            return await worker.work(task, data, read)
         finally:
             self._free.put_nowait(worker)
 
@@ -131,7 +139,7 @@ class _Worker:
             threading.Thread(target=running.process.wait, name="decode-worker-reaper", daemon=True).start()
 
     def close(self) -> None:
-        """End the process for good and wait for it. A `decode` that awaits it closes the socket itself."""
+        """End the process for good and wait for it. A `work` that awaits it closes the socket itself."""
         self._closed = True
         running = self._running
         if running is None:
@@ -143,11 +151,11 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(_STOP_TIMEOUT_S)
 
-    async def decode(self, data: bytes) -> Pixels:
-        """Have an image decoded; see `DecodeWorkers.decode`."""
+    async def work(self, task: bytes, data: bytes, read: _Read[T]) -> T:
+        """Have an image decoded or measured; see `DecodeWorkers`."""
         self._busy = True
         try:
-            return await self._exchange(await self._await_ready(), data)
+            return await self._exchange(await self._await_ready(), task, data, read)
         finally:
             self._busy = False
             if self._closed:
@@ -168,15 +176,15 @@ class _Worker:
         running.ready = True
         return running
 
-    async def _exchange(self, running: _Running, data: bytes) -> Pixels:
-        """Send an image and await its pixels; anything but a proper answer costs the process its life."""
+    async def _exchange(self, running: _Running, task: bytes, data: bytes, read: _Read[T]) -> T:
+        """Send an image and await the answer; anything but a proper one costs the process its life."""
         intact = False
         try:
-            _send(running.channel, data)
+            _send(running.channel, task, data)
             message, descriptors = await _receive(running.channel, self._limits.timeout_s)
-            pixels = _pixels(json.loads(message), descriptors, self._limits)
+            answer = read(json.loads(message), descriptors, self._limits)
             intact = True
-            return pixels
+            return answer
         except InvalidImage:
             intact = True
             raise
@@ -200,15 +208,15 @@ class _Worker:
             self.start()
 
 
-def _send(channel: socket.socket, data: bytes) -> None:
-    """Hand a copy of the data over, in a memfd."""
+def _send(channel: socket.socket, task: bytes, data: bytes) -> None:
+    """Hand a task and a copy of the data over, in a memfd."""
     descriptor = os.memfd_create("image", os.MFD_CLOEXEC)
     with open(descriptor, "r+b", buffering=0) as file:
         view = memoryview(data)
         while view:
             view = view[file.write(view) :]
         file.seek(0)
-        socket.send_fds(channel, [b"{}"], [descriptor])
+        socket.send_fds(channel, [task], [descriptor])
 
 
 async def _receive(channel: socket.socket, timeout_s: float) -> tuple[bytes, list[int]]:
@@ -266,24 +274,3 @@ def _python() -> str:
     if found is None:
         raise MediaFailed(f"no {name} was found for the image decoders, under {sys.prefix} or on PATH")
     return found
-
-
-def _pixels(reply: dict[str, Any], descriptors: list[int], limits: ImageLimits) -> Pixels:
-    """A worker's answer as u8 [H, W, 3], without a copy. Raises InvalidImage when it is a refusal.
-
-    The worker may have been taken over by its image. The seals make sure that it cannot change the pixels
-    any more, nor truncate them, which would end this process with SIGBUS.
-    """
-    try:
-        if "error" in reply:
-            raise InvalidImage(reply["error"], **reply["details"])
-        height, width, channels = reply["shape"]
-        fcntl.fcntl(descriptors[0], fcntl.F_ADD_SEALS, _SEALS)
-        size = os.fstat(descriptors[0]).st_size
-        if channels != 3 or size != height * width * 3 or not 0 < height * width <= limits.max_pixels:
-            raise ValueError(f"a worker answered {reply['shape']} with {size} bytes")
-        mapped = mmap.mmap(descriptors[0], size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
-        return np.frombuffer(mapped, np.uint8).reshape(height, width, 3)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)

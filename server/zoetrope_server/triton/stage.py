@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,13 @@ class TritonPythonModel:
 
     def open(self, directory: Path, stage: StageSpec, manifest: Manifest) -> Engine:
         """The engine of the stage, from the version folder of its model."""
-        return open_engine(directory, stage, engine=manifest.engine, precision=manifest.precision)
+        return open_engine(
+            directory,
+            stage,
+            engine=manifest.engine,
+            precision=manifest.precision,
+            is_listed=partial(batching.is_listed, stage, manifest),
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response for each request; requests of equal shapes are computed together."""
