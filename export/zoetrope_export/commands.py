@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from zoetrope_core.errors import ZoetropeError
 from zoetrope_export.errors import ExportError
@@ -125,7 +124,12 @@ def export(
             verify=verify,
             allow_drift=allow_drift,
         )
-        _show(_export(source, wanted, out), out, time.perf_counter() - began)
+        report = _export(source, wanted, out)
+        from zoetrope_export.parity_table import show_parity
+
+        show_parity(report, Console())
+        seconds = time.perf_counter() - began
+        typer.echo(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
 
 
 @checkpoint.callback()
@@ -249,41 +253,6 @@ def _build_options(wanted: Wanted) -> BuildOptions:
         cache=wanted.cache or default_root(),
         force=wanted.force,
     )
-
-
-def _show(report: ParityReport, out: Path, seconds: float) -> None:
-    """Prints the parity of the stages and of the whole."""
-    height, width = report.size
-    table = Table(title=f"Parity with PyTorch at {height}x{width}, {report.num_frames} frames")
-    left = ("stage", "precision", "computed by")
-    for heading in (*left, "nodes", "max abs error", "PSNR", "needs"):
-        table.add_column(heading, justify="left" if heading in left else "right")
-    for each in report.stages:
-        table.add_row(
-            each.stage,
-            each.precision,
-            each.computed_by,
-            " -> ".join(map(str, each.nodes or ())),
-            f"{each.max_abs_error:.2e}",
-            f"{each.psnr_db:.1f} dB",
-            f"{each.tolerance_db:.0f} dB",
-        )
-    if (whole := report.pipeline) is not None:
-        figures = (
-            f"{whole.max_abs_error:.0f} levels",
-            f"{whole.psnr_db:.1f} dB",
-            f"{whole.tolerance_db:.0f} dB",
-        )
-        table.add_row("video, against diffusers", report.precision, "engine", "", *figures)
-    console = Console()
-    console.print(table)
-    if not report.passed:
-        console.print(f"[red]Outside of the tolerance, written nevertheless: {', '.join(report.failures())}")
-    console.print(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
-    if any(each.computed_by != "engine" for each in report.stages):
-        console.print(
-            "The engines themselves were not run: their GPU is not here. Their graphs were compared."
-        )
 
 
 def _quiet_libraries() -> None:

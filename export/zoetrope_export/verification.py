@@ -58,6 +58,10 @@ class _Picture:
         """The picture, whatever the data."""
         return self.frame
 
+    async def measure(self, data: bytes) -> tuple[int, int]:
+        """The (H, W) of the picture."""
+        return int(self.frame.shape[0]), int(self.frame.shape[1])
+
 
 def verify_pipeline(checkpoint: Path, repository: Path, manifest: Manifest, picture: Array) -> PipelineParity:
     """Generates a short video with diffusers and with the engines of a repository, and compares the frames.
