@@ -23,6 +23,7 @@ from zoetrope_core.request import ValidRequest
 from zoetrope_core.specs import Array
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
+from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
 
@@ -133,6 +134,7 @@ class Service:
         decoder: what decodes images.
         admission: the queue.
         media_threads: threads that fit images and encode videos.
+        hardware: hardware encoders to try before the software.
     """
 
     manifest: Manifest
@@ -140,6 +142,7 @@ class Service:
     decoder: ImageDecoder
     admission: Admission
     media_threads: int = 2
+    hardware: HardwareEncoders = NO_HARDWARE
     _tickets: dict[str, _Ticket] = field(default_factory=dict)
     _media: ThreadPoolExecutor = field(init=False)
     _pipeline: ImageToVideo = field(init=False)
@@ -150,7 +153,11 @@ class Service:
         """Starts the media threads."""
         self._media = ThreadPoolExecutor(self.media_threads, thread_name_prefix="media")
         self._pipeline = ImageToVideo(
-            manifest=self.manifest, stages=self.stages, decoder=self.decoder, media=self._media
+            manifest=self.manifest,
+            stages=self.stages,
+            decoder=self.decoder,
+            media=self._media,
+            hardware=self.hardware,
         )
 
     async def serve(self, channel: Channel) -> None:
