@@ -3,7 +3,7 @@
     python -m zoetrope_bench.formats FRAMES.npy [--json FILE]
     python -m zoetrope_bench.formats REPOSITORY --image FILE [--json FILE]
 
-The frames are u8 [F,H,W,3]; from a model repository they are those of one generated video, never encoded before.
+The frames are u8 [F,H,W,3]; from a model repository they are those of one generated video.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ FORMATS: Mapping[str, Format] = {
     "webp": Format(media_type="image/webp", suffixes=(".webp",)),
     # A frame lasts whole hundredths of a second, and browsers take one below two hundredths for a tenth.
     "gif": Format(media_type="image/gif", suffixes=(".gif",), max_fps=50),
-    "png": Format(media_type="application/zip", suffixes=(".zip", ".png.zip")),
+    "png": Format(media_type="application/zip", suffixes=(".zip",)),
     "jpeg": Format(media_type="application/zip", suffixes=(".jpeg.zip", ".jpg.zip")),
     "raw": Format(media_type="application/octet-stream", suffixes=(".raw", ".rgb")),
 }
