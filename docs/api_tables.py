@@ -8,6 +8,7 @@ from zoetrope_core import errors, events
 from zoetrope_core.request import GenerateRequest, field_rules
 
 PAGE = Path(__file__).parent / "api.md"
+_SPECIAL = {"seed": "random", "codec": "the format's"}
 
 
 def request_table() -> str:
@@ -16,7 +17,7 @@ def request_table() -> str:
     rows = ["| field | accepts | default | meaning |", "| --- | --- | --- | --- |"]
     for name, rule in field_rules().items():
         default = "the checkpoint's" if defaults[name] is None else f"`{defaults[name]}`"
-        default = "random" if name == "seed" else default
+        default = _SPECIAL.get(name, default)
         rows.append(f"| `{name}` | {rule.allowed} | {default} | {rule.doc} |")
     return "\n".join(rows)
 

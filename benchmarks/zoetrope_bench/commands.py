@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from zoetrope_bench.formats import formats
 from zoetrope_bench.latency import latency
 from zoetrope_bench.overhead import overhead
 from zoetrope_bench.side_by_side import side_by_side
@@ -14,3 +15,4 @@ bench.command("side-by-side")(side_by_side)
 bench.command("overhead")(overhead)
 bench.command("throughput")(throughput)
 bench.command("latency")(latency)
+bench.command("formats")(formats)

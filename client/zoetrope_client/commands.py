@@ -18,6 +18,7 @@ from zoetrope_client.progress import watch
 from zoetrope_client.video import Video, collect, write_whole
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import ZoetropeError
+from zoetrope_core.formats import format_of
 from zoetrope_core.request import GenerateRequest, Rule, field_rules
 
 FAILED, UNAVAILABLE, INVALID, INTERRUPTED = 1, 3, 4, 130
@@ -100,7 +101,8 @@ def generate(
 ) -> None:
     """Generates a video from a picture.
 
-    Ctrl-C cancels the request on the server. The file appears whole or not at all.
+    Ctrl-C cancels the request on the server. The file appears whole or not at all. Its name decides the
+    format unless --format does: .mp4, .webm, .webp, .gif, .zip (PNG), .jpeg.zip, .raw.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or no server there,
     4 invalid request or image, 130 interrupted.
@@ -108,6 +110,7 @@ def generate(
     if not output.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
     given = {name: value for name, value in fields.items() if value is not None}
+    given = {**_named_format(output), **given}
     if preview is not None:
         given = {"preview_every": 1, **given}
     try:
@@ -122,6 +125,12 @@ def generate(
     for warning in video.warnings:
         typer.echo(f"zoetrope generate: warning: {_flat(warning.message)}", err=True)
     typer.echo(json.dumps(_summary(video, output)) if json_line else f"{output}: seed {video.seed}")
+
+
+def _named_format(output: Path) -> dict[str, str]:
+    """The format that the file's name asks for; none where it says nothing."""
+    found = format_of(output)
+    return {} if found is None else {"format": found}
 
 
 def _generate(

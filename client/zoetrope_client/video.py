@@ -12,6 +12,7 @@ from typing import Any
 from zoetrope_client.errors import BadResponse, ConnectionLost
 from zoetrope_core.contract import Response
 from zoetrope_core.events import Done, Warned
+from zoetrope_core.formats import FORMATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,12 @@ class Video:
     parameters: Mapping[str, Any]
     timings: Mapping[str, float]
     warnings: tuple[Warned, ...] = ()
+
+    @property
+    def media_type(self) -> str:
+        """MIME type of `data`; of arbitrary bytes where the server names a format unknown here."""
+        row = FORMATS.get(str(self.parameters.get("format", "mp4")))
+        return "application/octet-stream" if row is None else row.media_type
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the video; the file appears whole or not at all.

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from zoetrope_core.errors import InvalidRequest
+from zoetrope_core.formats import CODECS, FORMATS, checked_codec
 from zoetrope_core.manifest import Manifest, Size
 from zoetrope_core.sizes import (
     complete_size,
@@ -85,8 +86,9 @@ def _numbers(least: int, most: int, low: float, high: float, doc: str, *, fallin
     return field(default=None, metadata={"rule": rule})
 
 
-def _choice(choices: tuple[str, ...], doc: str) -> Any:
-    return field(default=choices[0], metadata={"rule": Rule(type=str, choices=choices, doc=doc)})
+def _choice(choices: tuple[str, ...], doc: str, *, optional: bool = False) -> Any:
+    rule = Rule(type=str, choices=choices, doc=doc)
+    return field(default=None if optional else choices[0], metadata={"rule": rule})
 
 
 def _flag(doc: str) -> Any:
@@ -141,11 +143,11 @@ class GenerateRequest:
         "how the image is brought to the size of the video; auto is crop, with the size that suits the image "
         "where none is given",
     )
-    format: str = _choice(("mp4",), "container of the video")
-    codec: str = _choice(("h264",), "codec of the video")
-    quality: int = _number(int, 80, 0, 100, "quality of the encoded video")
+    format: str = _choice(tuple(FORMATS), "format of the video; png and jpeg are a zip of frames")
+    codec: str | None = _choice(CODECS, "codec of the video, one that its format has", optional=True)
+    quality: int = _number(int, 80, 0, 100, "quality of the encoded video; png and raw lose nothing")
     stream_frames: bool = _flag("send the decoded frames too, chunk by chunk")
-    stream_video: bool = _flag("send the video while it is made, as fragments")
+    stream_video: bool = _flag("send the video while it is made, as fragments (mp4, webm)")
     preview_every: int = _number(int, 0, 0, 200, "steps between previews; 0 sends none")
 
     @classmethod
@@ -197,7 +199,8 @@ class GenerateRequest:
                 the size is as for any other request.
 
         Raises:
-            InvalidRequest: the frame size, the number of frames or a preview is not served here.
+            InvalidRequest: the frame size, the number of frames or a preview is not served here, or the
+                format does not go with the codec, the size, the frame rate or `stream_video`.
         """
         chosen_by = picture if self.needs_picture(manifest) else None
         size = height, width = complete_size(manifest, self.height, self.width, chosen_by)
@@ -220,6 +223,9 @@ class GenerateRequest:
             "seed": drawn_seed if self.seed is None else self.seed,
             "num_inference_steps": len(self.sigmas) if self.sigmas else self.num_inference_steps,
             "fit": "crop" if self.fit == "auto" else self.fit,
+            "codec": checked_codec(
+                self.format, self.codec, size=(height, width), fps=self.fps, streams=self.stream_video
+            ),
         }
         return ValidRequest(**{**asdict(self), **resolved})
 

@@ -26,6 +26,7 @@ from zoetrope_core.schedules import SCHEDULES
 from zoetrope_core.specs import Array
 from zoetrope_server.media.encode import VideoEncoder
 from zoetrope_server.media.fit import fit
+from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.media.overlap import OverlappedEncoder
 from zoetrope_server.previews import Previews
 from zoetrope_server.sending import VideoSender
@@ -101,12 +102,14 @@ class ImageToVideo:
         stages: what computes.
         decoder: what decodes images.
         media: the threads that fit images and encode videos.
+        hardware: hardware encoders to try before the software.
     """
 
     manifest: Manifest
     stages: Stages
     decoder: ImageDecoder
     media: Executor
+    hardware: HardwareEncoders = NO_HARDWARE
 
     async def generate(self, data: bytes, job: Job) -> None:
         """Generates one video and sends it, the last response being `done`.
@@ -210,6 +213,7 @@ class ImageToVideo:
             codec=request.codec,
             quality=request.quality,
             streams=request.stream_video,
+            hardware=self.hardware,
         )
         await job.progress("decode", 0, len(starts))
         async with OverlappedEncoder(encoder, self.media, sender.part) as encoding:

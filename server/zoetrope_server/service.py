@@ -24,6 +24,7 @@ from zoetrope_core.sizes import far_from_trained
 from zoetrope_core.specs import Array
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
+from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
 
@@ -134,6 +135,7 @@ class Service:
         decoder: what decodes images.
         admission: the queue.
         media_threads: threads that fit images and encode videos.
+        hardware: hardware encoders to try before the software.
     """
 
     manifest: Manifest
@@ -141,6 +143,7 @@ class Service:
     decoder: ImageDecoder
     admission: Admission
     media_threads: int = 2
+    hardware: HardwareEncoders = NO_HARDWARE
     _tickets: dict[str, _Ticket] = field(default_factory=dict)
     _media: ThreadPoolExecutor = field(init=False)
     _pipeline: ImageToVideo = field(init=False)
@@ -151,7 +154,11 @@ class Service:
         """Starts the media threads."""
         self._media = ThreadPoolExecutor(self.media_threads, thread_name_prefix="media")
         self._pipeline = ImageToVideo(
-            manifest=self.manifest, stages=self.stages, decoder=self.decoder, media=self._media
+            manifest=self.manifest,
+            stages=self.stages,
+            decoder=self.decoder,
+            media=self._media,
+            hardware=self.hardware,
         )
 
     async def serve(self, channel: Channel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +17,8 @@ class OrchestratorSettings(BaseSettings):
         max_waiting: requests that wait; more are refused at once.
         decode_workers: processes that decode images.
         media_threads: threads that fit images and encode videos.
+        hardware_encoders: `auto` tries the GPU's video encoders (NVENC) before the software; their files are
+            others, and not promised to be equal for equal frames.
         control_socket: Unix socket on which the supervisor and the unary model speak to the orchestrator.
     """
 
@@ -25,4 +28,5 @@ class OrchestratorSettings(BaseSettings):
     max_waiting: int = Field(default=16, ge=0, le=100_000)
     decode_workers: int = Field(default=2, ge=1, le=64)
     media_threads: int = Field(default=2, ge=1, le=64)
+    hardware_encoders: Literal["auto", "off"] = "off"
     control_socket: Path | None = None

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import psutil
 import pytest
+from clips import decode
 from fakes import FakeChannel, FakeDecoder, png
 from PIL import Image
 from rawtriton import PHOTO, counts, frames_of, parts, psnr, raw_inputs, settled, streamed, together
@@ -19,6 +20,7 @@ from tritonclient.grpc import aio as triton_aio
 from zoetrope_core.contract import PIECE_BYTES, bytes_tensor, pack_request
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_core.events import Accepted, Done, Failed, Progress
+from zoetrope_core.formats import FORMATS
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import GenerateRequest
 from zoetrope_core.specs import STAGES
@@ -73,6 +75,25 @@ def test_the_video_comes_while_later_chunks_are_decoded(client):
     again = client.generate(PHOTO, stream_video=True, **fields)
     assert again.data == b"".join(pieces), "equal requests give equal bytes"
     assert client.generate(PHOTO, **fields).data != again.data
+
+
+@pytest.mark.parametrize(
+    ("format", "codec"),
+    [(name, codec) for name, row in FORMATS.items() for codec in row.codecs or (None,)],
+)
+def test_every_format_comes_whole(client, format, codec):
+    fields = {"seed": 3, "num_inference_steps": 2, "quality": 100, "format": format}
+    video = client.generate(PHOTO, **fields, **({"codec": codec} if codec else {}))
+    assert (video.parameters["format"], video.parameters.get("codec")) == (format, codec)
+    decoded = decode(video.data, format, (6, 64, 96, 3)).astype(float)
+    frames = frames_of(client.stream(PHOTO, stream_frames=True, **fields))
+    assert decoded.shape == frames.shape
+    assert np.abs(decoded - frames).mean() < (8 if format == "gif" else 6)  # noise: chroma is shared by 4
+
+
+def test_a_format_without_the_codec_is_refused(client):
+    with pytest.raises(InvalidRequest, match="codec: got 'h264', allowed is one of vp9 in webm"):
+        client.generate(PHOTO, format="webm", codec="h264")
 
 
 def test_previews_come_while_the_video_is_denoised(client, server):

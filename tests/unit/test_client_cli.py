@@ -106,6 +106,25 @@ def test_every_field_has_an_option(name, run):
     assert server.requests[0][1] == GenerateRequest(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "format"),
+    [
+        ("a.webm", (), "webm"),
+        ("a.GIF", (), "gif"),
+        ("a.zip", (), "png"),
+        ("a.jpeg.zip", (), "jpeg"),
+        ("a.raw", (), "raw"),
+        ("a", (), "mp4"),
+        ("a.webp", ("--format", "mp4"), "mp4"),
+    ],
+)
+def test_the_name_of_the_file_decides_the_format(name, more, format, photo, tmp_path):
+    with serving(scripts.normal) as server:
+        arguments = ["generate", str(photo), "-o", str(tmp_path / name), "--url", server.url, *more]
+        assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    assert server.requests[0][1].format == format
+
+
 def test_arrays_are_written_with_commas(run):
     with serving(scripts.normal) as server:
         result = run("--url", server.url, "--sigmas", "700,9.5,1", "--guidance-interval", "0,16")

@@ -124,7 +124,7 @@ def test_a_number_may_be_an_integer_but_not_a_word(name):
 
 
 @pytest.mark.parametrize("name", CHOICES)
-@pytest.mark.parametrize("value", ["", "no such", 1, True, None, ["euler"], {"a": 1}])
+@pytest.mark.parametrize("value", ["", "no such", 1, True, ["euler"], {"a": 1}])
 def test_a_choice_is_one_of_its_words(name, value):
     error = refused({name: value})
     assert error.details["field"] == name

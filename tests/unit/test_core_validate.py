@@ -84,11 +84,50 @@ def test_what_is_valid_stays_so_and_is_the_same_when_sent_again(fields):
     except InvalidRequest:
         return
     absent = {name for name, value in dataclasses.asdict(valid).items() if value is None}
-    assert absent <= {"sigmas", "guidance_interval", "deadline_s"}
+    assert absent <= {"sigmas", "guidance_interval", "deadline_s", "codec"}
     assert valid.num_inference_steps == len(valid.sigmas or range(valid.num_inference_steps))
     assert valid.size in MANIFEST.sizes and valid.num_frames in MANIFEST.num_frames
     again = GenerateRequest.from_json(json.dumps(valid.to_dict())).validate(MANIFEST, drawn_seed=6)
     assert again == valid
+
+
+@pytest.mark.parametrize(
+    ("asked", "codec"),
+    [({}, "h264"), ({"codec": "av1"}, "av1"), ({"format": "webm"}, "vp9"), ({"format": "gif"}, None)],
+    ids=str,
+)
+def test_the_format_brings_its_codec(asked, codec):
+    assert GenerateRequest(**asked).validate(MANIFEST).codec == codec
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "value", "allowed"),
+    [
+        ({"codec": "vp9"}, "codec", "vp9", "one of h264, av1 in mp4"),
+        ({"format": "webm", "codec": "h264"}, "codec", "h264", "one of vp9 in webm"),
+        ({"format": "png", "codec": "h264"}, "codec", "h264", "none in png"),
+        (
+            {"format": "gif", "stream_video": True},
+            "stream_video",
+            "true",
+            "false for gif; true for mp4, webm",
+        ),
+        ({"format": "gif", "fps": 51}, "fps", "51", "an integer up to 50 in gif"),
+    ],
+    ids=str,
+)
+def test_what_a_format_does_not_have_is_refused(asked, field, value, allowed):
+    with pytest.raises(InvalidRequest) as raised:
+        GenerateRequest(**asked).validate(MANIFEST)
+    assert_names(raised.value, field, value, allowed)
+
+
+def test_odd_sizes_are_refused_where_the_format_shares_colour():
+    odd = dataclasses.replace(MANIFEST, sizes=((33, 47),))
+    with pytest.raises(InvalidRequest) as raised:
+        GenerateRequest().validate(odd)
+    assert_names(raised.value, "height", "33", "a multiple of 2 in mp4")
+    assert GenerateRequest(format="png").validate(odd).size == (33, 47)
 
 
 def test_previews_need_an_export_that_has_their_colours():

@@ -13,20 +13,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import decode_video, gradient, moving, stream_of
+from clips import bars, decode_video, gradient, moving, stream_of
 
 from zoetrope_core.errors import MediaFailed
 from zoetrope_server.media.encode import VideoEncoder, encode_video
-from zoetrope_server.media.formats import VIDEO_SPECS, video_spec
-
-BARS = [(255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255)]
-
-
-def bars(height: int = 128, width: int = 448) -> np.ndarray:
-    image = np.zeros((height, width, 3), np.uint8)
-    for number, colour in enumerate(BARS):
-        image[:, number * width // 7 : (number + 1) * width // 7] = colour
-    return image
+from zoetrope_server.media.formats import video_spec
 
 
 @pytest.mark.parametrize("fps", [7, 25, Fraction(30000, 1001), Fraction(1, 2)])
@@ -157,7 +148,9 @@ def test_the_size_may_not_change() -> None:
         ({"fps": Fraction(-1, 2)}, "fps"),
         ({"fps": 7, "quality": 101}, "quality"),
         ({"fps": 7, "quality": -1}, "quality"),
-        ({"fps": 7, "format": "avi"}, "mp4/h264"),
+        ({"fps": 7, "format": "avi"}, "cannot write avi; known: mp4/h264"),
+        ({"fps": 51, "format": "gif"}, "at most 50 in gif"),
+        ({"fps": 7, "format": "gif", "codec": "h264"}, "cannot write gif with h264"),
         ({"fps": 7, "codec": "theora"}, "mp4/h264"),
     ],
 )
@@ -182,13 +175,6 @@ def test_an_error_of_the_source_passes_through() -> None:
 
     with pytest.raises(KeyError):
         encode_video(chunks(), fps=7)
-
-
-def test_every_format_can_be_written() -> None:
-    for format, codec in VIDEO_SPECS:
-        data = encode_video([moving(3)], fps=7, format=format, codec=codec)
-        with av.open(io.BytesIO(data)) as container:
-            assert sum(1 for _ in container.decode(video=0)) == 3
 
 
 _SMALL = """

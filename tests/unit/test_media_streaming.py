@@ -10,6 +10,7 @@ import pytest
 from clips import decode_video, moving, stream_of
 
 from zoetrope_core.errors import MediaFailed
+from zoetrope_core.formats import FORMATS
 from zoetrope_server.media import formats
 from zoetrope_server.media.encode import VideoEncoder, encode_video
 
@@ -99,10 +100,28 @@ def test_an_unfinished_stream_can_be_let_go() -> None:
         encoder.finish()
 
 
-def test_every_format_that_is_written_can_be_streamed() -> None:
-    assert set(formats.STREAM_SPECS) == set(formats.VIDEO_SPECS)
-    with pytest.raises(MediaFailed, match="cannot stream avi"):
-        VideoEncoder(fps=7, format="avi", streams=True)
+def test_what_can_be_streamed_is_what_the_core_says() -> None:
+    known = {(name, codec) for name, row in FORMATS.items() if row.streams for codec in row.codecs}
+    assert set(formats.STREAM_SPECS) == known
+    for unable in ("avi", "gif", "raw"):
+        with pytest.raises(MediaFailed, match=f"cannot stream {unable}"):
+            VideoEncoder(fps=7, format=unable, streams=True)
+
+
+@pytest.mark.parametrize(("format", "codec"), formats.STREAM_SPECS, ids="-".join)
+def test_every_codec_lets_all_frames_of_a_chunk_go_but_one(format: str, codec: str) -> None:
+    clip = moving(12, 128, 192)
+    with VideoEncoder(fps=7, format=format, codec=codec, streams=True) as encoder:
+        taken = b""
+        for chunk, there in ((clip[:5], 4), (clip[5:6], 5), (clip[6:], 11)):
+            encoder.add(chunk)
+            taken += encoder.take()
+            assert len(decode_video(taken)) == there
+        taken += encoder.finish()
+    decoded = decode_video(taken)
+    assert len(decoded) == 12
+    assert np.abs(decoded.astype(float) - clip).mean() < 3
+    assert stream_of(taken)["colours"] == (1, 1, 1, 1)
 
 
 def test_an_error_of_the_codec_is_a_media_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server import logs
 from zoetrope_server.admission import Admission
 from zoetrope_server.control import ControlServer
+from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
@@ -127,6 +128,7 @@ class Orchestrator:
             decoder=self._decoder,
             admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
             media_threads=settings.media_threads,
+            hardware=HardwareEncoders.probed() if settings.hardware_encoders == "auto" else NO_HARDWARE,
         )
         self._control = self._serve_control(settings.control_socket)
 
