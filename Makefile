@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo model_repository
 
-.PHONY: help demo check lint types test test-full clean
+.PHONY: help demo check lint types test test-full full-size clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: $(VENV)/.dev  ## All tests but the long ones
 
 test-full: $(VENV)/.dev  ## All tests, the long ones too
 	$(BIN)/python -m pytest
+
+full-size: $(VENV)/.dev  ## Engines of SVD-XT with random weights: half an hour, 24 GB of memory, 20 GB of disk
+	$(BIN)/python -m zoetrope_bench.full_size --json benchmarks/results/full_size.json
 
 clean:  ## Removes what was built (not the virtual environment)
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
