@@ -7,6 +7,7 @@ import typer
 from zoetrope_bench.latency import latency
 from zoetrope_bench.overhead import overhead
 from zoetrope_bench.side_by_side import side_by_side
+from zoetrope_bench.stages import stages
 from zoetrope_bench.throughput import throughput
 
 bench = typer.Typer(help="Measure the server.", no_args_is_help=True)
@@ -14,3 +15,4 @@ bench.command("side-by-side")(side_by_side)
 bench.command("overhead")(overhead)
 bench.command("throughput")(throughput)
 bench.command("latency")(latency)
+bench.command("stages")(stages)
