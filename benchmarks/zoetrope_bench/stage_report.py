@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from zoetrope_bench.stage_tasks import COMPILED, EAGER, ENGINE, RESIDENT, Task
 
 _MIB = 1 << 20
 _TERA = 1e12
-_HEADINGS = ("contender", "precision", "median", "spread", "TFLOP/s", "of peak", "memory", "x eager")
+_HEADINGS = ("contender", "ms", "spread", "TFLOP/s", "of peak", "MiB", "speed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,29 +128,41 @@ def show(outcome: Report, console: Console) -> None:
     rows = outcome.details["rows"]
     for stage in dict.fromkeys(each["stage"] for each in rows):
         mine = [each for each in rows if each["stage"] == stage]
-        table = Table(title=stage)
+        table = Table(title=stage, box=SIMPLE, pad_edge=False, collapse_padding=True)
         for heading in _HEADINGS:
-            table.add_column(heading, justify="left" if heading in _HEADINGS[:2] else "right")
+            table.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)
         for each in mine:
-            table.add_row(each["contender"], each["precision"], *_cells(each))
+            table.add_row(f"{each['contender']} {each['precision']}", *cells(each))
         console.print(table)
         for each in mine:
             if each["failure"]:
                 console.print(f"{each['contender']} failed: {each['failure']}", markup=False, highlight=False)
     peaks = outcome.details["peak_tflops"].items()
+    console.print("speed is against diffusers eager; spread, the fastest and the slowest turn")
     console.print("peak: " + ", ".join(f"{name} {value:.3g} TFLOP/s" for name, value in peaks))
 
 
-def _cells(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows of a saved report as lines of a Markdown table."""
+    named = ((each["stage"], each["contender"], each["precision"], *cells(each)) for each in rows)
+    return [f"| {' | '.join(columns)} |" for columns in named]
+
+
+def _digits(value: float) -> str:
+    """Three digits, and all of a whole number."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def cells(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The figures of a row as they are printed."""
     if facts["failure"]:
-        return ("[red]failed", *[""] * (len(_HEADINGS) - 3))
+        return ("failed", *[""] * (len(_HEADINGS) - 2))
     share, speed = facts["share_of_peak"], facts["speed_against_eager"]
     return (
-        f"{facts['median_ms']:.4g} ms",
-        f"{facts['fastest_ms']:.4g}-{facts['slowest_ms']:.4g}",
+        _digits(facts["median_ms"]),
+        f"{_digits(facts['fastest_ms'])}-{_digits(facts['slowest_ms'])}",
         f"{facts['useful_tflops']:.3g}",
         "" if share is None else f"{share:.1%}",
-        f"{facts['memory_mib']:.0f} MiB",
+        f"{facts['memory_mib']:.0f}",
         "" if speed is None else f"{speed:.2f}",
     )

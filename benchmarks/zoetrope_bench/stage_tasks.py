@@ -51,7 +51,7 @@ class Task:
         if self.kind in (ENGINE, RESIDENT):
             name = f"zoetrope {self.manifest['engine']}"
             return name if self.kind == ENGINE else f"{name}, tensors stay on the device"
-        names = {EAGER: "diffusers eager", COMPILED: "diffusers torch.compile", PEAK: "matrix product"}
+        names = {EAGER: "diffusers eager", COMPILED: "diffusers compiled", PEAK: "matrix product"}
         return names[self.kind]
 
 

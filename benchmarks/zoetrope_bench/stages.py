@@ -10,6 +10,7 @@ one after the other, and then take turns, so that a slow minute of the machine h
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -165,8 +166,9 @@ def stages(
         rounds=rounds,
         console=console,
     )
+    load = os.getloadavg()[0]
     rows, peaks = bench.run(chosen)
-    outcome = report(rows, peaks, bench_parameters(bench, torch.get_num_threads()))
+    outcome = report(rows, peaks, bench_parameters(bench, torch.get_num_threads(), load))
     show(outcome, console)
     if json_file:
         outcome.save(json_file)
@@ -175,8 +177,8 @@ def stages(
         raise typer.Exit(1)
 
 
-def bench_parameters(bench: Bench, threads: int) -> dict[str, object]:
-    """What a run was asked to do, JSON-ready."""
+def bench_parameters(bench: Bench, threads: int, load: float) -> dict[str, object]:
+    """What a run was asked to do, JSON-ready; `load` is the machine's before it: other work spoils ratios."""
     facts = bench.manifest
     return {
         "checkpoint": facts.checkpoint,
@@ -191,6 +193,7 @@ def bench_parameters(bench: Bench, threads: int) -> dict[str, object]:
         "baselines": bench.baselines,
         "rounds": bench.rounds,
         "threads": threads,
+        "load_before": load,
         "matrix_side": PEAK_SIDES[bench.device],
     }
 
@@ -220,12 +223,13 @@ def _open(
 ) -> tuple[Checkpoint, Manifest]:
     """The checkpoint, and the manifest of the repository or of what is to be built; raises ZoetropeError."""
     from zoetrope_export.checkpoint import open_checkpoint
-    from zoetrope_export.commands import parse_size
+    from zoetrope_export.commands import parse_size, quiet_libraries
     from zoetrope_export.engines import check_supported
     from zoetrope_export.errors import ExportError
     from zoetrope_export.exporting import default_chunk
 
     logging.basicConfig(format="%(levelname)s %(message)s")
+    quiet_libraries()
     if repository is not None:
         if engine or size or frames:
             raise ExportError("either a REPOSITORY or --engine, --size and --frames, not both")

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from zoetrope_bench.stage_tasks import Task
 
-COMMAND = (sys.executable, "-m", "zoetrope_bench.stage_worker")
+COMMAND = (sys.executable, "-P", "-m", "zoetrope_bench.stage_worker")
 _PATIENCE_S = 10.0
 
 
@@ -80,8 +80,7 @@ class Worker:
         try:
             self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._kill()
         self._process.stdout.close()
         self._log.close()
 
@@ -94,8 +93,13 @@ class Worker:
     ) -> None:
         """See `close`; after an interruption it does not wait for the call that runs."""
         if kind is not None and not issubclass(kind, Exception):
-            self._process.kill()
+            self._kill()
         self.close()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _send(self, line: str) -> None:
         assert self._process.stdin

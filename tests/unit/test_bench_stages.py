@@ -156,8 +156,8 @@ def test_the_table_has_each_contender_and_the_reason_of_a_failure():
     out = StringIO()
     stage_report.show(stage_report.report(rows, {"fp32": 4e12}, {}), Console(file=out, width=140))
     text = out.getvalue()
-    assert "500 ms" in text and "50.0%" in text
-    assert "diffusers torch.compile failed: no [g++] here" in text
+    assert "500" in text and "50.0%" in text
+    assert "diffusers compiled failed: no [g++] here" in text
 
 
 def peak_task(precision="fp32"):
@@ -202,6 +202,17 @@ def test_a_worker_that_dies_leaves_its_last_words(script, words):
         pytest.raises(WorkerFailed, match=words),
     ):
         worker.ready()
+
+
+def test_an_interruption_does_not_wait_for_the_call_that_runs():
+    began = time.monotonic()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Worker(peak_task(), (sys.executable, "-c", "import time; time.sleep(60)")) as worker,
+    ):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 8
+    assert not Path(f"/proc/{worker.pid}").exists()
 
 
 def test_a_contender_that_fails_in_a_turn_takes_no_more():
@@ -260,14 +271,12 @@ def test_wrong_commands_are_refused_in_a_line(checkpoint, tmp_path):
 def test_a_real_run_builds_and_measures(checkpoint, tmp_path):
     file = tmp_path / "report.json"
     options = ("--engine", "openvino", "--size", "16x24", "--frames", FRAMES, "--baseline", "diffusers")
-    chosen = ("--stage", "vae_encoder", "--stage", "unet", "--rounds", 2, "--json", file)
+    chosen = ("--stage", "unet", "--rounds", 2, "--json", file)
     result = run(checkpoint.directory, *options, *chosen)
     assert result.exit_code == 0, result.output
     saved = json.loads(file.read_text())
     rows = saved["details"]["rows"]
     assert [(each["stage"], each["contender"]) for each in rows] == [
-        ("vae_encoder", "zoetrope openvino"),
-        ("vae_encoder", "diffusers eager"),
         ("unet", "zoetrope openvino"),
         ("unet", "diffusers eager"),
     ]
@@ -280,8 +289,8 @@ def test_a_real_run_builds_and_measures(checkpoint, tmp_path):
 def test_without_an_engine_of_ours_the_exit_status_says_so(checkpoint, tmp_path):
     manifest_of(checkpoint).save(tmp_path)
     file = tmp_path / "report.json"
-    options = ("--stage", "image_encoder", "--baseline", "diffusers", "--rounds", 1, "--json", file)
+    options = ("--stage", "image_encoder", "--baseline", "none", "--rounds", 1, "--json", file)
     result = run(checkpoint.directory, tmp_path, *options)
-    assert result.exit_code == 1
-    ours, eager = json.loads(file.read_text())["details"]["rows"]
-    assert "no engine at" in ours["failure"] and eager["median_ms"] > 0
+    assert result.exit_code == 1 and "none of our engines" in result.output
+    (ours,) = json.loads(file.read_text())["details"]["rows"]
+    assert "no engine at" in ours["failure"] and "median_ms" not in ours
