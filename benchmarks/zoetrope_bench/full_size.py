@@ -3,7 +3,7 @@
     python -m zoetrope_bench.full_size [--like svd-xt] [--compute-capability 8.9] [--json FILE]
 
 Each stage is loaded, exported and built in a process of its own, so that its peak memory is its own. No GPU
-is needed: TensorRT-RTX builds ahead of time. Nothing is compared with PyTorch here: `zoetrope export` does it.
+is needed: TensorRT-RTX builds ahead of time. Comparing with PyTorch is left to `zoetrope export`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("zoetrope", "nvidia-pytriton", "numpy", "openvino", "onnxruntime", "torch", "diffusers", "av")
+from zoetrope_server.engines.gpu import Gpu, detect_gpu
+
+PACKAGES = (
+    "zoetrope",
+    "nvidia-pytriton",
+    "numpy",
+    "openvino",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-python",
+    "torch",
+    "triton",
+    "diffusers",
+    "transformers",
+    "av",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +105,37 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores and the versions of what was measured."""
+    """The processor, its cores, the GPU if there is one, and the versions of what was measured."""
     return {
         "processor": _processor(),
+        "gpu": _gpu(detect_gpu()),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _gpu(gpu: Gpu | None) -> dict[str, Any] | None:
+    """What a figure of this GPU depends on; `cuda` is the version that torch was built for."""
+    if gpu is None:
+        return None
+    return {
+        "name": gpu.name,
+        "compute_capability": gpu.target,
+        "driver": gpu.driver,
+        "memory_mib": gpu.memory >> 20,
+        "cuda": _cuda(),
+    }
+
+
+def _cuda() -> str | None:
+    """The version of CUDA that torch was built for; None without torch, or for a build without CUDA."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.version.cuda
 
 
 def _processor() -> str:

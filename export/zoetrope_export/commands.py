@@ -145,7 +145,7 @@ def random(
 ) -> None:
     """Write a randomly initialised checkpoint in diffusers' layout: noise out, but all the work."""
     with _errors_to_exit():
-        _quiet_libraries()
+        quiet_libraries()
         from zoetrope_export.architectures import ARCHITECTURES
         from zoetrope_export.random_checkpoint import write_random_checkpoint
 
@@ -192,7 +192,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
     """Exports; everything that can be refused is refused before the first weights are loaded."""
-    _quiet_libraries()
+    quiet_libraries()
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_supported
@@ -255,7 +255,7 @@ def _build_options(wanted: Wanted) -> BuildOptions:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Turns off the progress bars and notes of the model libraries; some are made while they are imported."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -1,5 +1,6 @@
 """docs/engines.md speaks of the engines and options that exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import typer
 
 commands = pytest.importorskip("zoetrope_export.commands")
 
+from zoetrope_bench.stage_report import lines  # noqa: E402
+from zoetrope_bench.stages import stages  # noqa: E402
 from zoetrope_server.engines import ENGINES  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 
 
@@ -22,7 +26,7 @@ def options(function):
 
 
 def test_options_exist():
-    known = options(commands.export) | options(commands.random)
+    known = options(commands.export) | options(commands.random) | options(stages)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
     assert {"--profile", "--compute-capability", "--workspace", "--cache", "--force", "--host"} <= named
     assert named <= known
@@ -34,3 +38,11 @@ def test_all_engines_are_in_the_table():
     assert {name: set(kinds) for name, kinds in precisions.items()} == {
         name: set(kinds) for name, kinds in ENGINES.items()
     }
+
+
+def test_the_table_of_stages_is_what_was_measured():
+    saved = json.loads((ROOT / "benchmarks" / "results" / "stages.json").read_text())
+    rows = lines(saved["details"]["rows"])
+    assert len(rows) == 12 and rows == re.findall(r"^\| (?:image|vae|unet).*$", PAGE, re.MULTILINE)
+    for precision, rate in saved["details"]["peak_tflops"].items():
+        assert f"{precision} {rate:.3g} TFLOP/s" in PAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,26 @@ class AotInductorEngine:
             "target": cpu_target(self._torch) if on_cpu else cuda_target(self._torch),
         }
         verify(file, expected)
-        self._device = "cpu" if on_cpu else "cuda"
+        self.device = "cpu" if on_cpu else "cuda"
         self._stage = stage
         self._model = self._torch._inductor.aoti_load_package(str(file))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage."""
         tensors = [
-            self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self._device)
+            self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
             for spec in self._stage.inputs
         ]
-        with self._torch.inference_mode():
-            outputs = self._model(*tensors)
-        values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        values = self.compute(*tensors)
         return {
             spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
         }
+
+    def compute(self, *tensors: Any) -> Sequence[Any]:
+        """Computes the outputs of the stage, as tensors on `device`, from its inputs as such tensors."""
+        with self._torch.inference_mode():
+            outputs = self._model(*tensors)
+        return outputs if isinstance(outputs, tuple | list) else (outputs,)
 
 
 def load_torch() -> Any:
