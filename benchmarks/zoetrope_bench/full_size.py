@@ -9,7 +9,6 @@ is needed: TensorRT-RTX builds ahead of time. Comparing with PyTorch is left to 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -114,7 +113,9 @@ def build_stage(checkpoint: Path, name: str, capability: str, folder: Path) -> O
 
 def _mark() -> tuple[float, float]:
     """Now, and the peak memory of this process so far in GiB."""
-    return time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text().split()
+    return time.perf_counter(), int(status[status.index("VmHWM:") + 1]) / 2**20
 
 
 def report(outcomes: dict[str, Outcome], parameters: dict[str, Any]) -> Report:

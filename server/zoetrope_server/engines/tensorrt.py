@@ -17,6 +17,7 @@ import numpy as np
 
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
+from zoetrope_server.engines.cuda_graphs import CudaGraphs
 from zoetrope_server.engines.gpu import Gpu, detect_gpu
 from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
 
@@ -53,11 +54,14 @@ class TensorRtEngine:
         if self._engine is None:
             raise EngineError(f"{engine} refuses {file.name}; its log says why")
         self._contexts: dict[int, Any] = {}
+        self._graphs = CudaGraphs(self._memory.cuda, self._memory.call, self._memory.stream)
+        self._generation = self._memory.generation
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage; raises EngineError when no profile takes the shapes."""
         shapes = {name: array.shape for name, array in inputs.items()}
-        context = self._context(fitting_profile(self._stage, self._profiles, shapes))
+        profile = fitting_profile(self._stage, self._profiles, shapes)
+        context = self._context(profile)
         for name, array in inputs.items():
             context.set_input_shape(name, array.shape)
             context.set_tensor_address(name, self._memory.upload(name, np.ascontiguousarray(array)))
@@ -65,12 +69,23 @@ class TensorRtEngine:
         for spec in self._stage.outputs:
             outputs[spec.name] = np.empty(tuple(context.get_tensor_shape(spec.name)), spec.numpy_dtype)
             context.set_tensor_address(spec.name, self._memory.reserve(spec.name, outputs[spec.name].nbytes))
-        if not context.execute_async_v3(self._memory.stream):
-            raise EngineError(f"{self._stage.name}: the engine failed on {shapes}")
+        self._execute(context, (profile, tuple(sorted(shapes.items()))))
         for name, array in outputs.items():
             self._memory.download(name, array)
         self._memory.wait()
         return outputs
+
+    def _execute(self, context: Any, key: tuple[Any, ...]) -> None:
+        """Puts the engine's work on the stream: recorded work, unless a buffer has moved since."""
+        if self._generation != self._memory.generation:
+            self._graphs.clear()
+            self._generation = self._memory.generation
+
+        def launch() -> None:
+            if not context.execute_async_v3(self._memory.stream):
+                raise EngineError(f"{self._stage.name}: the engine failed on profile and shapes {key}")
+
+        self._graphs.run(key, launch)
 
     def _context(self, profile: int) -> Any:
         """The execution context of a profile."""
@@ -84,12 +99,19 @@ class TensorRtEngine:
 
 
 class DeviceMemory:
-    """Buffers on the GPU by tensor name, which only grow, and the stream that everything runs on."""
+    """Buffers on the GPU by tensor name, which only grow, and the stream that everything runs on.
+
+    Attributes:
+        cuda: cuda-python's runtime module.
+        stream: the stream.
+        generation: grows whenever a buffer moves.
+    """
 
     def __init__(self) -> None:
         """Makes the stream; raises EngineError without cuda-python or without a GPU."""
-        self._cuda = _import("cuda.bindings.runtime")
-        self.stream: int = int(self._call(self._cuda.cudaStreamCreate()))
+        self.cuda = _import("cuda.bindings.runtime")
+        self.stream: int = int(self.call(self.cuda.cudaStreamCreate()))
+        self.generation = 0
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def reserve(self, name: str, size: int) -> int:
@@ -97,33 +119,34 @@ class DeviceMemory:
         address, capacity = self._buffers.get(name, (0, 0))
         if capacity < size:
             if address:
-                self._call(self._cuda.cudaFree(address))
-            address = int(self._call(self._cuda.cudaMalloc(size)))
+                self.call(self.cuda.cudaFree(address))
+            address = int(self.call(self.cuda.cudaMalloc(size)))
             self._buffers[name] = (address, size)
+            self.generation += 1
         return address
 
     def upload(self, name: str, array: Array) -> int:
         """Copies an array to the GPU and returns the address."""
         address = self.reserve(name, array.nbytes)
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.call(self.cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
         return address
 
     def download(self, name: str, array: Array) -> None:
         """Copies a buffer into an array, which is whole after `wait`."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        kind = self.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         address = self._buffers[name][0]
-        self._call(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+        self.call(self.cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
 
     def wait(self) -> None:
         """Waits until everything on the stream is done."""
-        self._call(self._cuda.cudaStreamSynchronize(self.stream))
+        self.call(self.cuda.cudaStreamSynchronize(self.stream))
 
-    def _call(self, result: Sequence[Any]) -> Any:
+    def call(self, result: Sequence[Any]) -> Any:
         """The value of a CUDA call; raises EngineError with CUDA's own words."""
         status, *values = result
-        if status != self._cuda.cudaError_t.cudaSuccess:
-            raise EngineError(f"CUDA: {self._cuda.cudaGetErrorString(status)[1].decode()}")
+        if status != self.cuda.cudaError_t.cudaSuccess:
+            raise EngineError(f"CUDA: {self.cuda.cudaGetErrorString(status)[1].decode()}")
         return values[0] if values else None
 
 
