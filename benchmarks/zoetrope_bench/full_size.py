@@ -153,7 +153,8 @@ def full_size(
         source = checkpoint or Path(scratch) / "checkpoint"
         if checkpoint is None:
             console.print(f"writing a random {like} checkpoint")
-            write_random_checkpoint(ARCHITECTURES[like], source)
+            with spawned.Pool(1) as pool:  # whose memory is free again for the builds
+                pool.apply(write_random_checkpoint, (ARCHITECTURES[like], source))
         for name in stage or STAGES:
             with tempfile.TemporaryDirectory(dir=scratch) as folder, spawned.Pool(1) as pool:
                 work = (source, name, compute_capability, Path(folder))

@@ -23,7 +23,8 @@ from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import ValidRequest
 from zoetrope_core.sampling import SAMPLERS, Denoiser, OnStep, Step
 from zoetrope_core.schedules import SCHEDULES
-from zoetrope_core.specs import Array
+from zoetrope_core.specs import UNET, Array
+from zoetrope_server.finite import decode_finite, require_finite
 from zoetrope_server.media.encode import VideoEncoder
 from zoetrope_server.media.fit import fit
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
@@ -177,7 +178,8 @@ class ImageToVideo:
         with job.timed("denoise"):
             model = await self._model(conditioning, request.guidance_interval)
             sampler = SAMPLERS[request.sampler]
-            return await sampler(model, start, sigmas, _reporter(job, previews), draw)
+            clean = await sampler(model, start, sigmas, _reporter(job, previews), draw)
+        return require_finite(clean, UNET.name)
 
     def _sigmas(self, request: ValidRequest) -> Array:
         """The schedule f32 [steps + 1], the last sigma being 0."""
@@ -218,8 +220,9 @@ class ImageToVideo:
         await job.progress("decode", 0, len(starts))
         async with OverlappedEncoder(encoder, self.media, sender.part) as encoding:
             for number, start in enumerate(starts, start=1):
+                chunk = unscaled[start : start + request.decode_chunk_size]
                 with job.timed("decode"):
-                    frames = await self.stages.decode(unscaled[start : start + request.decode_chunk_size])
+                    frames = await decode_finite(self.stages.decode, chunk, job.stream.check)
                 if request.stream_frames:
                     await job.stream.send(Response(frames=frames))
                 await encoding.add(frames)

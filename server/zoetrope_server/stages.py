@@ -13,6 +13,7 @@ from zoetrope_core.errors import NonFinite, StageFailed, ZoetropeError
 from zoetrope_core.sampling import Denoiser
 from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, Array, StageSpec
 from zoetrope_server.engines import Engine
+from zoetrope_server.finite import require_finite
 
 StageCall = Callable[[Mapping[str, Array]], Awaitable[dict[str, Array]]]
 """From the inputs of a stage that were not bound, with their batch dimension, to its outputs."""
@@ -74,12 +75,12 @@ class ContractStages(ABC):
     async def encode_image(self, pixel_values: Array) -> Array:
         """See `Stages`."""
         outputs = await self.bind(IMAGE_ENCODER, {})({"pixel_values": pixel_values[None]})
-        return _first(outputs, "image_embeds")
+        return require_finite(_first(outputs, "image_embeds"), IMAGE_ENCODER.name)
 
     async def encode_latents(self, pixels: Array) -> Array:
         """See `Stages`."""
         outputs = await self.bind(VAE_ENCODER, {})({"pixels": pixels[None]})
-        return _first(outputs, "latents")
+        return require_finite(_first(outputs, "latents"), VAE_ENCODER.name)
 
     async def prepare(self, conditioning: Conditioning) -> Denoiser:
         """See `Stages`."""

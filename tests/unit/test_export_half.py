@@ -1,5 +1,7 @@
 """FP16 graphs: half where it is fast, FP32 where FP16 overflows or forgets, PyTorch's numbers."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ pytest.importorskip("diffusers")
 
 from small_checkpoints import SMALLEST  # noqa: E402
 
+from zoetrope_core.errors import NonFinite  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine  # noqa: E402
@@ -18,6 +21,8 @@ from zoetrope_export.parity import TOLERANCE_DB, psnr  # noqa: E402
 from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
+from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
+from zoetrope_server.stages import LocalStages  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,3 +190,27 @@ def test_two_exports_of_a_checkpoint_have_one_key(checkpoint, halves, folders, t
 
     again = export_onnx(halves["unet"], STAGES["unet"], trace_symbols(checkpoint), tmp_path)
     assert graph_digests(again) == graph_digests(folders["unet"] / FILE_NAME)
+
+
+def test_activations_beyond_fp16_are_flagged_and_never_frames(checkpoint, tmp_path):
+    """Weights that FP32 bears and FP16 does not: the decoder says so, and the request ends with it."""
+    stage = STAGES["vae_decoder"]
+    module = stage_module(checkpoint, stage.name)
+    module.decoder.conv_in.weight.data *= 1e6
+    inputs = inputs_of(stage, 1, f=3)
+    assert TorchEngine(module, stage).run(inputs)["finite"].all()
+    export_onnx(to_half(module, stage), stage, trace_symbols(checkpoint), tmp_path)
+    engine = OnnxRuntimeEngine(tmp_path)
+    assert not engine.run(inputs)["finite"].any()
+    with pytest.raises(NonFinite, match="VAE decoder"):
+        asyncio.run(LocalStages({stage.name: engine}).decode(inputs["latents"][0]))
+
+
+def test_an_encoder_that_overflows_is_named():
+    class Broken:
+        def run(self, inputs):
+            return {"latents": np.full((1, 4, 2, 3), np.inf, np.float32)}
+
+    stages = LocalStages({"vae_encoder": Broken()})
+    with pytest.raises(NonFinite, match="vae_encoder computed NaN or infinity"):
+        asyncio.run(stages.encode_latents(np.zeros((3, 16, 24), np.float32)))

@@ -12,7 +12,7 @@ import pytest
 from fakes import COLOURS, MANIFEST, FakeDecoder, FakeStages, png
 from PIL import Image
 
-from zoetrope_core.errors import Cancelled, NonFinite
+from zoetrope_core.errors import Cancelled, NonFinite, StageFailed
 from zoetrope_core.events import Done, Progress
 from zoetrope_core.request import GenerateRequest
 from zoetrope_server.pipeline import ImageToVideo, Job
@@ -121,10 +121,59 @@ async def test_same_seed_same_video_other_seed_other_noise(media):
 
 @pytest.mark.parametrize("stage", ["encode_image", "encode_latents", "prepare", "denoise", "decode"])
 async def test_an_error_of_a_stage_comes_out_and_nothing_more_is_called(media, stage):
-    stages = FakeStages(fail=stage, error=NonFinite("NaN", stage=stage))
-    with pytest.raises(NonFinite):
+    stages = FakeStages(fail=stage, error=StageFailed("no memory", stage=stage))
+    with pytest.raises(StageFailed):
         await run(media, stages, num_inference_steps=4)
     assert [name for name, _ in stages.calls].count(stage) == 1 and stages.calls[-1][0] == stage
+
+
+class Overflowing(FakeStages):
+    """Stages whose decoder overflows on more than `most` frames at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    async def decode(self, latents):
+        frames = await super().decode(latents)
+        if len(latents) > self.most:
+            raise NonFinite("NaN", stage="vae_decoder")
+        return frames
+
+
+async def test_a_chunk_that_overflows_is_decoded_in_smaller_ones(media):
+    request = {"num_inference_steps": 1, "seed": 1, "stream_frames": True}
+    plain = await run(media, **request)
+    stages = Overflowing(1)
+    overflowing = await run(media, stages, **request)
+    chunks = [shape[0] for name, shape in stages.calls if name == "decode"]
+    assert chunks == [4, 2, 1, 1, 2, 1, 1, 2, 1, 1]
+    frames = [[r.frames for r in stream.sent if r.frames is not None] for _, stream in (plain, overflowing)]
+    assert [len(chunk) for chunk in frames[1]] == [4, 2], "the client sees the chunks that it asked for"
+    assert np.array_equal(np.concatenate(frames[0]), np.concatenate(frames[1]))
+
+
+async def test_a_frame_that_overflows_ends_the_request(media):
+    stages = Overflowing(0)
+    with pytest.raises(NonFinite) as failed:
+        await run(media, stages, num_inference_steps=1)
+    assert failed.value.details == {"stage": "vae_decoder"}
+    assert [shape[0] for name, shape in stages.calls if name == "decode"] == [4, 2, 1]
+
+
+async def test_latents_that_are_not_finite_are_not_decoded(media):
+    class Broken(FakeStages):
+        async def prepare(self, conditioning):
+            async def denoiser(x, sigma):
+                return np.full_like(x, np.nan)
+
+            return denoiser
+
+    stages = Broken()
+    with pytest.raises(NonFinite) as failed:
+        await run(media, stages, num_inference_steps=2)
+    assert failed.value.details == {"stage": "unet"}
+    assert "decode" not in [name for name, _ in stages.calls]
 
 
 async def test_cancellation_stops_within_one_step(media):
