@@ -107,6 +107,7 @@ def reference_frames(checkpoint: Path, manifest: Manifest, request: ValidRequest
     from diffusers import StableVideoDiffusionPipeline
 
     pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(checkpoint)
+    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     height, width = request.size
     latent = manifest.latent_channels, *manifest.latent_size(request.size)
