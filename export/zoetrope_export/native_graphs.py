@@ -1,9 +1,9 @@
 """ONNX graphs of opset 23, for builders that have kernels of their own for its large operators.
 
 The same function as the graph of `onnx_graphs`, in a third of its nodes: attention is one `Attention`, a
-group norm one `GroupNormalization`, and what is constant is folded. TensorRT fuses the former into one kernel
-and reads and compiles the whole in about half the time. CPU engines find these patterns themselves and gain
-nothing, and this exporter takes a minute where the other takes seconds.
+group norm one `GroupNormalization`, and what is constant is folded. TensorRT has a fused kernel for each.
+CPU engines find these patterns in the other graph too, and this exporter takes a minute where that one takes
+seconds.
 """
 
 from __future__ import annotations

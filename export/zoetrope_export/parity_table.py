@@ -17,7 +17,7 @@ def show_parity(report: ParityReport, console: Console) -> None:
     for heading in ("nodes", "max error", "PSNR", "needs"):
         table.add_column(heading, justify="right")
     for each in report.stages:
-        nodes = " -> ".join(map(str, each.nodes or ()))
+        nodes = " -> ".join(map(str, dict.fromkeys(each.nodes or ())))
         table.add_row(each.stage, each.precision, nodes, f"{each.max_abs_error:.1e}", *_ratios(each))
     if (whole := report.pipeline) is not None:
         table.add_row("video", report.precision, "", f"{whole.max_abs_error:.0f} levels", *_ratios(whole))

@@ -11,6 +11,7 @@ commands = pytest.importorskip("zoetrope_export.commands")
 
 from zoetrope_bench.stage_report import lines  # noqa: E402
 from zoetrope_bench.stages import stages  # noqa: E402
+from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_server.engines import ENGINES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,14 @@ def test_all_engines_are_in_the_table():
 def test_the_table_of_stages_is_what_was_measured():
     saved = json.loads((ROOT / "benchmarks" / "results" / "stages.json").read_text())
     rows = lines(saved["details"]["rows"])
-    assert len(rows) == 12 and rows == re.findall(r"^\| (?:image|vae|unet).*$", PAGE, re.MULTILINE)
+    assert len(rows) == 12 and rows == re.findall(r"^\| (?:image|vae|unet)\w* \|.*$", PAGE, re.MULTILINE)
     for precision, rate in saved["details"]["peak_tflops"].items():
         assert f"{precision} {rate:.3g} TFLOP/s" in PAGE
+
+
+def test_the_table_of_the_full_size_is_what_was_measured():
+    saved = json.loads((ROOT / "benchmarks" / "results" / "full_size.json").read_text())
+    assert list(saved["details"]) == list(STAGES)
+    for name, each in saved["details"].items():
+        seconds = " | ".join(f"{each[key]:.1f}" for key in ("load_s", "export_s", "build_s", "build_gib"))
+        assert f"| {name}, full size | {seconds} | {each['engine_gib']:.2f} |" in PAGE
