@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from zoetrope_bench.batching import batching
 from zoetrope_bench.formats import formats
 from zoetrope_bench.full_size import full_size
 from zoetrope_bench.latency import latency
 from zoetrope_bench.overhead import overhead
+from zoetrope_bench.samplers import samplers
 from zoetrope_bench.side_by_side import side_by_side
 from zoetrope_bench.stages import stages
 from zoetrope_bench.throughput import throughput
@@ -20,3 +22,5 @@ bench.command("latency")(latency)
 bench.command("formats")(formats)
 bench.command("stages")(stages)
 bench.command("full-size")(full_size)
+bench.command("samplers")(samplers)
+bench.command("batching")(batching)
