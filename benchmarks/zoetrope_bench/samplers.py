@@ -35,7 +35,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "euler karras 10": {"num_inference_steps": 10},
     "dpmpp_2m karras 15": {"num_inference_steps": 15, "sampler": "dpmpp_2m"},
     "dpmpp_2m ays 10": {"num_inference_steps": 10, "sampler": "dpmpp_2m", "schedule": "ays"},
-    "heun karras 8": {"num_inference_steps": 8, "sampler": "heun"},
+    "heun karras 13": {"num_inference_steps": 13, "sampler": "heun"},
     "euler karras 25, guidance only below sigma 50": {
         "num_inference_steps": 25,
         "guidance_interval": [0.0, 50.0],

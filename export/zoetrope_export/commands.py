@@ -53,7 +53,10 @@ def export(
     decode_chunk: Annotated[
         int | None, typer.Option(min=1, help="Frames decoded at once. [default: even chunks of at most 8]")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Videos that may share a UNet execution.")] = 4,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Videos that may share a UNet execution. [default: 4 on GPUs, else 1]"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The checkpoint's name as clients see it.")] = None,
     warm_up: Annotated[
         bool, typer.Option(help="Compile all shapes now rather than when they are first served.")
@@ -166,7 +169,7 @@ class Wanted:
     sizes: tuple[tuple[int, int], ...]
     frames: tuple[int, ...]
     decode_chunk: int | None
-    max_batch: int
+    max_batch: int | None
     name: str | None
     warm_up: bool
     profiles: tuple[tuple[tuple[int, int], ...], ...]
@@ -213,7 +216,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         sizes=wanted.sizes,
         num_frames=frames,
         decode_chunk_size=wanted.decode_chunk or exporting.default_chunk(frames[0]),
-        max_batch_size=wanted.max_batch,
+        max_batch_size=wanted.max_batch or exporting.default_max_batch(wanted.precision),
         name=wanted.name,
         trained_size=wanted.trained_size,
     )

@@ -70,6 +70,15 @@ def default_chunk(num_frames: int, most: int = 8) -> int:
     return math.ceil(num_frames / math.ceil(num_frames / most))
 
 
+def default_max_batch(precision: str) -> int:
+    """Videos that may share an execution of the UNet, unless told otherwise.
+
+    A CPU is busy with one video: at all but the smallest frame sizes a batch takes longer than its videos one
+    after the other (`zoetrope bench batching`), so requests take turns there.
+    """
+    return 4 if precision == "fp16" else 1
+
+
 def export_repository(
     plan: Plan, report: Report = _logger.info, progress: Progress | None = None
 ) -> ParityReport:

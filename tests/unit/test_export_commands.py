@@ -277,6 +277,10 @@ def test_frames_are_decoded_in_even_chunks(frames, chunk):
     assert exporting.default_chunk(frames) == chunk
 
 
+def test_videos_share_executions_on_gpus_alone_by_default():
+    assert [exporting.default_max_batch(each) for each in ("fp16", "fp32", "bf16")] == [4, 1, 1]
+
+
 def test_parity_of_a_large_checkpoint_is_measured_at_a_size_that_a_cpu_can_do(checkpoint):
     from zoetrope_export.checkpoint import open_checkpoint
 
