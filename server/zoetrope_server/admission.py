@@ -111,6 +111,10 @@ class Admission:
         """When a refused request may find room: the mean time of a request over those that run together."""
         return round(max(1.0, self._mean_seconds * (self.waiting + 1) / self.max_active), 1)
 
+    def work_seconds(self) -> float:
+        """Seconds of work of all that run and wait, as far as known: until all are finished."""
+        return max(self._forecast(self._running, self._waiting), default=0.0)
+
     def before(self, place: Place) -> int:
         """How many requests wait before this one."""
         return self._waiting.index(place) if place in self._waiting else 0

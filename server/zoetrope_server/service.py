@@ -7,122 +7,28 @@ import json
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageLost, ZoetropeError
-from zoetrope_core.events import Accepted, Heartbeat, Progress
+from zoetrope_core.errors import Cancelled, StageLost, ZoetropeError
+from zoetrope_core.events import Accepted, Heartbeat
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import GenerateRequest, ValidRequest
 from zoetrope_core.sizes import far_from_trained
-from zoetrope_core.specs import Array
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
+from zoetrope_server.metrics import Metrics, NoMetrics, record_end, record_queue
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
+from zoetrope_server.ticket import Channel, Ticket
 
 _logger = logging.getLogger(__name__)
-
-
-class Channel(Protocol):
-    """One request as the transport shows it."""
-
-    @property
-    def id(self) -> str:
-        """The client's name of the request; may be empty."""
-        ...
-
-    def read(self) -> Mapping[str, Array]:
-        """The input tensors by name."""
-        ...
-
-    def cancelled(self) -> bool:
-        """Whether the client has gone or has cancelled."""
-        ...
-
-    def send(self, response: Response) -> None:
-        """Sends one response; may block for the time of a copy."""
-        ...
-
-    def finish(self, error: ZoetropeError | None) -> None:
-        """Ends the stream; must be called exactly once."""
-        ...
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Ticket:
-    """One request inside the orchestrator; the pipeline's `Stream`."""
-
-    id: str
-    channel: Channel
-    media: Executor
-    task: asyncio.Task[None] | None = None
-    sending: asyncio.Future[None] | None = None
-    failure: ZoetropeError | None = None
-    place: Place | None = None
-    arrived: float = field(default_factory=time.monotonic)
-    outbox: deque[Response] = field(default_factory=deque)
-    broken: Exception | None = None
-
-    def check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-        if self.broken is not None:
-            raise self.broken
-        if self.channel.cancelled():
-            raise Cancelled("the client has cancelled")
-        if self.place is not None and self.place.due is not None and time.monotonic() > self.place.due:
-            allowed = self.place.due - self.arrived
-            raise DeadlineExceeded(f"the deadline of {allowed:.1f} s passed before the video was complete")
-
-    async def send(self, response: Response) -> None:
-        """Sends in order: an event as soon as the caller waits for something, megabytes in a thread.
-
-        An event costs as much as the arithmetic of a sampler's step. This way it goes out while the next
-        stage call is already under way.
-        """
-        loop = asyncio.get_running_loop()
-        if self.place is not None and isinstance(response.event, Progress):
-            self.place.advance(response.event)
-        if response.video is None and response.frames is None:
-            self.outbox.append(response)
-            loop.call_soon(self._flush_later)
-            return
-        while self.sending is not None and not self.sending.done():
-            await asyncio.wait([self.sending])  # frames and a part of the video may come together
-        self.flush()
-        # Megabytes are copied: in a thread, so that other requests' steps go on.
-        self.sending = loop.run_in_executor(self.media, self.channel.send, response)
-        self.sending.add_done_callback(lambda _: self._flush_later())
-        await asyncio.shield(self.sending)
-
-    def flush(self) -> None:
-        """Sends now what has not been sent yet."""
-        while self.outbox:
-            self.channel.send(self.outbox.popleft())
-
-    def _flush_later(self) -> None:
-        if self.sending is not None and not self.sending.done():
-            return  # its end calls again
-        try:
-            self.flush()
-        except Exception as error:
-            # Nobody awaits this; the request meets it at its next check.
-            self.outbox.clear()
-            self.broken = error
-
-    def abort(self, error: ZoetropeError) -> None:
-        """Ends the request even while it waits for a stage; on the event loop."""
-        self.failure = self.failure or error
-        if self.task is not None:
-            self.task.cancel()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,6 +41,7 @@ class Service:
         decoder: what decodes images.
         admission: the queue.
         media_threads: threads that fit images and encode videos.
+        metrics: where it counts.
         hardware: hardware encoders to try before the software.
     """
 
@@ -143,8 +50,9 @@ class Service:
     decoder: ImageDecoder
     admission: Admission
     media_threads: int = 2
+    metrics: Metrics = field(default_factory=NoMetrics)
     hardware: HardwareEncoders = NO_HARDWARE
-    _tickets: dict[str, _Ticket] = field(default_factory=dict)
+    _tickets: dict[str, Ticket] = field(default_factory=dict)
     _media: ThreadPoolExecutor = field(init=False)
     _pipeline: ImageToVideo = field(init=False)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -163,7 +71,7 @@ class Service:
 
     async def serve(self, channel: Channel) -> None:
         """Serves one request; whatever happens, its stream ends."""
-        ticket = _Ticket(id=self._name(channel.id), channel=channel, media=self._media)
+        ticket = Ticket(id=self._name(channel.id), channel=channel, media=self._media)
         self._adopt_loop()
         began = time.perf_counter()
         timings: dict[str, float] = {}
@@ -175,8 +83,11 @@ class Service:
             await asyncio.wait([ticket.sending])
         self._tickets.pop(ticket.id, None)
         error = _outcome(ticket)
-        _log(ticket.id, error, time.perf_counter() - began, timings)
+        seconds = time.perf_counter() - began
+        _log(ticket.id, error, seconds, timings)
         channel.finish(error)
+        record_end(self.metrics, "done" if error is None else error.code, seconds, timings)
+        record_queue(self.metrics, self.admission)
 
     def status(self) -> dict[str, Any]:
         """How much the orchestrator has to do."""
@@ -206,7 +117,7 @@ class Service:
         """Frees the threads."""
         self._media.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, ticket: _Ticket, timings: dict[str, float]) -> None:
+    async def _run(self, ticket: Ticket, timings: dict[str, float]) -> None:
         """The request from its tensors to its last response."""
         tensors = ticket.channel.read()
         image, asked = contract.unpack_request(tensors)
@@ -228,13 +139,17 @@ class Service:
             await ticket.send(Response(event=accepted))
             for warning in far_from_trained(self.manifest, request.size, request.num_frames):
                 await ticket.send(Response(event=warning))
+            record_queue(self.metrics, self.admission)
             await place.turn(self.admission.before, on_wait)
+            self.metrics.observe("zoetrope_queue_seconds", time.monotonic() - ticket.arrived)
             sharing: float = self.admission.active
             text = contract.sent_as_text(tensors)
             job = Job(id=ticket.id, request=request, stream=ticket, timings=timings, text=text)
             await self._pipeline.generate(image, job)
             ticket.flush()
             place.served()
+            self.metrics.add("zoetrope_steps_total", request.num_inference_steps)
+            self.metrics.add("zoetrope_frames_total", request.num_frames)
             sharing = (sharing + self.admission.active) / 2
             self._costs.learn(request, timings["denoise"], timings["total"], sharing)
 
@@ -267,7 +182,7 @@ class Service:
             self._loop.call_soon_threadsafe(function)
 
 
-def _outcome(ticket: _Ticket) -> ZoetropeError | None:
+def _outcome(ticket: Ticket) -> ZoetropeError | None:
     """How the request ended: None when its video was sent."""
     task = ticket.task
     if task is None or task.cancelled():

@@ -78,6 +78,26 @@ class Request:
         return self.sender
 
 
+class MetricFamily:
+    """A family of metrics; `updates` is what was done to each, by its label's value."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+    families: dict = {}
+
+    def __init__(self, name, description, kind):
+        self.kind, self.updates = kind, []
+        MetricFamily.families[name] = self
+
+    def Metric(self, labels, buckets=None):  # noqa: N802
+        assert (buckets is not None) == (self.kind == MetricFamily.HISTOGRAM)
+        label = next(iter(labels.values()), "")
+        note = {name: lambda value, name=name: self.updates.append((name, label, value)) for name in VERBS}
+        return types.SimpleNamespace(**note)
+
+
+VERBS = ("increment", "set", "observe")
+
+
 @pytest.fixture
 def backend(monkeypatch):
     """The module; `backend.models[name]` is what a BLS call of that model does."""
@@ -85,6 +105,8 @@ def backend(monkeypatch):
     module.Tensor, module.TritonError, module.InferenceResponse = Tensor, TritonError, InferenceResponse
     module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     module.Request = Request
+    module.MetricFamily = MetricFamily
+    MetricFamily.families = {}
     module.models = {}
 
     class InferenceRequest:

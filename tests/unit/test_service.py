@@ -26,7 +26,8 @@ from zoetrope_core.events import Accepted, Done, Heartbeat, Warned
 from zoetrope_core.request import GenerateRequest
 from zoetrope_server import admission
 from zoetrope_server.admission import Admission
-from zoetrope_server.service import Service, _Ticket
+from zoetrope_server.service import Service
+from zoetrope_server.ticket import Ticket
 
 
 def service(stages=None, max_active=2, max_waiting=2, manifest=MANIFEST):
@@ -273,7 +274,7 @@ async def test_an_event_waits_for_the_copy_under_way_and_follows_it_at_once():
 
     channel = SlowChannel()
     with ThreadPoolExecutor(1) as media:
-        ticket = _Ticket(id="r", channel=channel, media=media)
+        ticket = Ticket(id="r", channel=channel, media=media)
         copying = asyncio.create_task(ticket.send(Response(video=b"piece")))
         await asyncio.to_thread(inside.wait, 5)
         await ticket.send(Response(event=Heartbeat(waiting=0)))

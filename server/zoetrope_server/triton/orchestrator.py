@@ -24,6 +24,7 @@ from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.stages import ContractStages, StageCall
+from zoetrope_server.triton.metrics import TritonMetrics
 
 _logger = logging.getLogger(__name__)
 
@@ -122,12 +123,14 @@ class Orchestrator:
         logs.configure(contract.MODEL)
         settings = OrchestratorSettings()
         self._decoder = DecodeWorkers(workers=settings.decode_workers)
+        self._metrics = TritonMetrics()
         self.service = Service(
             manifest=Manifest.load(repository),
             stages=BlsStages(),
             decoder=self._decoder,
             admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
             media_threads=settings.media_threads,
+            metrics=self._metrics,
             hardware=HardwareEncoders.probed() if settings.hardware_encoders == "auto" else NO_HARDWARE,
         )
         self._control = self._serve_control(settings.control_socket)
@@ -142,6 +145,7 @@ class Orchestrator:
             self._control.close()
         self._decoder.close()
         self.service.close()
+        self._metrics.close()
 
     def _serve_control(self, path: Path | None) -> ControlServer | None:
         service = self.service

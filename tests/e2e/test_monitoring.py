@@ -1,0 +1,115 @@
+"""The metrics by a real Prometheus: every name that the rules and the dashboard use has values."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import png
+
+from zoetrope_bench.server import serving
+from zoetrope_client import Client
+from zoetrope_server.launcher.ports import choose_ports
+from zoetrope_server.metrics import METRICS
+
+pytestmark = pytest.mark.e2e
+MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
+RULES = MONITORING / "alerts.yml"
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed (apt install prometheus)"
+)
+
+
+def expressions():
+    """All PromQL of the rules and the dashboard."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    rules = [rule["expr"] for group in groups for rule in group["rules"]]
+    return rules + [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def names():
+    """All metrics that they read, as Prometheus stores them."""
+    return sorted(set(re.findall(r"\b(?:zoetrope|nv)_\w+", " ".join(expressions()))))
+
+
+@contextmanager
+def prometheus(target, folder):
+    """A Prometheus that scrapes the server each second; its address."""
+    scrape = {"job_name": "zoetrope", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+    (folder / "prometheus.yml").write_text(
+        yaml.safe_dump({"scrape_configs": [scrape], "rule_files": [str(RULES)]})
+    )
+    address = f"127.0.0.1:{choose_ports('127.0.0.1', {'web': 0})['web']}"
+    files = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["prometheus", *files, f"--web.listen-address={address}"], stdout=log, stderr=log
+        )
+        try:
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def query(address, expression):
+    url = f"http://{address}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)["data"]["result"]
+
+
+def wait_for(address, expression, seconds=40):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := query(address, expression):
+                return found
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"no value of {expression}")
+
+
+@needs_prometheus
+def test_the_rules_are_rules():
+    ran = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "5 rules found" in ran.stdout
+
+
+def test_the_rules_and_the_dashboard_read_what_there_is():
+    suffixes = re.compile(r"_(bucket|sum|count)$")
+    ours = {name for name in names() if name.startswith("zoetrope")}
+    assert {suffixes.sub("", name) for name in ours} <= set(METRICS)
+    assert {name for name in names() if name.endswith("_bucket")} == {
+        f"{name}_bucket" for name, metric in METRICS.items() if metric.kind == "histogram"
+    }
+
+
+@needs_prometheus
+def test_a_real_prometheus_reads_every_metric(noop_repository, tmp_path):
+    with (
+        serving(noop_repository, tmp_path / "log") as server,
+        prometheus(server.ports["metrics"], tmp_path) as address,
+    ):
+        with Client(server.url) as client:
+            client.generate(png(), num_inference_steps=3)
+            with pytest.raises(Exception, match="width"):
+                client.generate(png(), width=8)
+        for name in names():
+            wait_for(address, name)
+        (done,) = wait_for(address, 'zoetrope_requests_total{outcome="done"}')
+        assert float(done["value"][1]) == 1
+        (steps,) = query(address, "zoetrope_steps_total")
+        assert float(steps["value"][1]) == 3
+        assert query(address, 'zoetrope_requests_total{outcome="invalid_argument"}')
+        for expression in expressions():
+            query(address, expression.replace("$__rate_interval", "1m"))
