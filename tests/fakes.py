@@ -100,6 +100,7 @@ class FakeChannel:
         self.sent: list[Response] = []
         self.finished = []
         self.hung_up = False
+        self.trace_id = None
 
     def read(self):
         return self.tensors

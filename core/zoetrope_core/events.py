@@ -18,12 +18,14 @@ class Accepted:
         id: the server's name of the request, as in its log.
         seed: the seed of the noise.
         steps: the number of denoising steps to come.
+        trace_id: its OpenTelemetry trace, 32 hexadecimal digits; absent when it is not traced.
     """
 
     type: ClassVar[str] = "accepted"
     id: str
     seed: int
     steps: int
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

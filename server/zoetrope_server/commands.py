@@ -40,6 +40,13 @@ def serve(
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="File for Triton's log (default stderr).")] = None,
     log_verbose: Annotated[int | None, typer.Option(help="Triton's verbose level (default 0).")] = None,
+    trace_url: Annotated[
+        str | None,
+        typer.Option(help="OpenTelemetry collector for spans, such as http://HOST:4318/v1/traces."),
+    ] = None,
+    trace_rate: Annotated[
+        int | None, typer.Option(help="Trace one request in this many (default 1).")
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
     ] = "info",

@@ -135,7 +135,12 @@ class Service:
                 # Only now, so that the queue's bound is one of the images that are measured too.
                 request = await self._suited(asked, image, request.seed)
                 self.admission.revise(place, self._costs.seconds(request))
-            accepted = Accepted(id=ticket.id, seed=request.seed, steps=request.num_inference_steps)
+            accepted = Accepted(
+                id=ticket.id,
+                seed=request.seed,
+                steps=request.num_inference_steps,
+                trace_id=ticket.channel.trace_id,
+            )
             await ticket.send(Response(event=accepted))
             for warning in far_from_trained(self.manifest, request.size, request.num_frames):
                 await ticket.send(Response(event=warning))

@@ -25,6 +25,11 @@ class Channel(Protocol):
         """The client's name of the request; may be empty."""
         ...
 
+    @property
+    def trace_id(self) -> str | None:
+        """The OpenTelemetry trace of the request, 32 hexadecimal digits; None when it is not traced."""
+        ...
+
     def read(self) -> Mapping[str, Array]:
         """The input tensors by name."""
         ...

@@ -77,6 +77,9 @@ class Request:
     def get_response_sender(self):
         return self.sender
 
+    def trace(self):
+        return types.SimpleNamespace(get_context=lambda: None)
+
 
 class MetricFamily:
     """A family of metrics; `updates` is what was done to each, by its label's value."""

@@ -31,6 +31,8 @@ class TritonOptions:
         model_load_threads: models that load at the same time.
         gpu_metrics: whether Triton reports GPUs; without one it logs errors that look worse than they are.
         log_verbose: Triton's verbose level; 0 is off.
+        trace_url: where OpenTelemetry spans go, OTLP over HTTP; None traces nothing.
+        trace_rate: one request in this many is traced.
     """
 
     repository: Path
@@ -43,6 +45,8 @@ class TritonOptions:
     model_load_threads: int = 4
     gpu_metrics: bool = True
     log_verbose: int = 0
+    trace_url: str | None = None
+    trace_rate: int = 1
 
 
 def triton_command(
@@ -67,7 +71,7 @@ def triton_command(
         flags["--backend-directory"] = backends
     flags |= {name: value for name, (since, value) in _NEWER_FLAGS.items() if installation.version >= since}
     command = [f"{name}={value}" for name, value in flags.items()]
-    return [str(installation.binary), "--disable-auto-complete-config", *command]
+    return [str(installation.binary), "--disable-auto-complete-config", *command, *_tracing(options)]
 
 
 def triton_environment(
@@ -91,6 +95,20 @@ def triton_environment(
         present = base.get("LD_LIBRARY_PATH", "")
         environment["LD_LIBRARY_PATH"] = _joined(installation.library_dirs, present)
     return environment
+
+
+def _tracing(options: TritonOptions) -> list[str]:
+    """Triton's own tracing; the flag is given once for each of its settings."""
+    if options.trace_url is None:
+        return []
+    settings = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={options.trace_rate}",
+        f"opentelemetry,url={options.trace_url}",
+        "opentelemetry,resource=service.name=zoetrope",
+    )
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def _listening(options: TritonOptions) -> dict[str, object]:

@@ -30,6 +30,8 @@ class ServeSettings(BaseSettings):
         model_load_threads: models that load at the same time.
         log_file: file for Triton's log; standard error without one.
         log_verbose: Triton's verbose level.
+        trace_url: where OpenTelemetry spans go (OTLP over HTTP); no tracing without one.
+        trace_rate: one request in this many is traced.
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", frozen=True)
@@ -47,6 +49,8 @@ class ServeSettings(BaseSettings):
     model_load_threads: int = Field(default=4, ge=1, le=64)
     log_file: Path | None = None
     log_verbose: int = Field(default=0, ge=0)
+    trace_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    trace_rate: int = Field(default=1, ge=1)
 
     @classmethod
     def merged(cls, **flags: Any) -> ServeSettings:

@@ -98,6 +98,8 @@ class Workspace:
             model_load_threads=self._settings.model_load_threads,
             gpu_metrics=any(map(os.path.exists, _GPU_DEVICES)),
             log_verbose=self._settings.log_verbose,
+            trace_url=self._settings.trace_url,
+            trace_rate=self._settings.trace_rate,
         )
 
     def _environment(self) -> dict[str, str]:

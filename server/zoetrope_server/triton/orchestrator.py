@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,13 @@ class TritonChannel:
         self._sender = request.get_response_sender()
         self._text = False
         self.id: str = request.request_id()
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that Triton has opened for the request."""
+        context = self._request.trace().get_context()
+        parts = json.loads(context).get("traceparent", "").split("-") if context else []
+        return parts[1] if len(parts) == 4 else None
 
     def read(self) -> dict[str, Array]:
         """The input tensors by name."""
