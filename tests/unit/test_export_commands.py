@@ -318,6 +318,33 @@ def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):
     assert files(tmp_path) == ["thesis.tex"]
 
 
+def test_what_lies_in_a_folder_that_is_replaced_is_not_lost(checkpoint, tmp_path, monkeypatch):
+    """The cache, the checkpoint, the folder that one is in; and a mount point cannot be replaced."""
+    monkeypatch.chdir(tmp_path)
+    inside = tmp_path / "models" / "checkpoint"
+    shutil.copytree(checkpoint, inside)
+    (tmp_path / "models" / "zoetrope.json").touch()
+    (tmp_path / "elsewhere").mkdir()
+    for source, out, more, held in (
+        (checkpoint, "out", ("--cache", "out/cache"), "out/cache"),
+        (inside, "models", (), str(inside)),
+        (checkpoint, ".", (), str(tmp_path)),
+        (checkpoint, "/proc", (), "mount point"),
+    ):
+        result = export(source, out, *more)
+        assert result.exit_code == 1
+        assert f"{held}" in "".join(result.output.split("\n"))
+        assert "choose" in result.output
+    assert (inside / "model_index.json").is_file()
+
+
+def test_a_disk_that_refuses_is_said_in_one_line(checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    result = export(checkpoint, tmp_path / "file" / "out")
+    assert (result.exit_code, result.output.count("error: ")) == (1, 1)
+    assert isinstance(result.exception, SystemExit)
+
+
 def test_no_checkpoint_is_said(tmp_path):
     result = export(tmp_path, tmp_path / "out")
     assert result.exit_code == 1
