@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside."""
-    with _errors_to_exit():
+    with _errors_to_exit(), _terminated_as_interrupted():
         began = time.perf_counter()
         wanted = Wanted(
             engine=engine,
@@ -265,6 +266,16 @@ def quiet_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Makes SIGTERM, as of `docker stop`, end the block as Ctrl-C does: what was begun is taken away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

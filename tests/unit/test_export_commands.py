@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -336,6 +337,19 @@ def test_what_lies_in_a_folder_that_is_replaced_is_not_lost(checkpoint, tmp_path
         assert f"{held}" in "".join(result.output.split("\n"))
         assert "choose" in result.output
     assert (inside / "model_index.json").is_file()
+
+
+def test_an_export_that_is_terminated_leaves_nothing(checkpoint, tmp_path):
+    words = ("--engine", "onnxruntime", "--size", "16x24", "--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "zoetrope_client", "export", str(checkpoint), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [path.name[:5] for path in tmp_path.iterdir()] == [".out-"]
+        process.terminate()
+        assert process.wait(timeout=30) == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_refuses_is_said_in_one_line(checkpoint, tmp_path):
