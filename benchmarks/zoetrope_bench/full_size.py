@@ -11,19 +11,27 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
 from zoetrope_bench.report import Figure, Report
+from zoetrope_bench.stages import parse_stages
+from zoetrope_core.errors import ZoetropeError
 from zoetrope_core.specs import STAGES
 
 MEMORY_GIB = 24.0
 """What a machine that builds the engines must have at most."""
+FULL_SIZE = ("svd", "svd-xt")
 ENGINE, PRECISION = "tensorrt-rtx", "fp16"
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ class Outcome:
 
 
 def build_stage(checkpoint: Path, name: str, capability: str, folder: Path) -> Outcome:
-    """Builds the engine of one stage at the checkpoint's own size and frame count; in a process of its own.
+    """Builds the engine of one stage at SVD's size and the checkpoint's frame count; in a process of its own.
 
     Args:
         checkpoint: in diffusers' layout.
@@ -118,6 +126,16 @@ def _mark() -> tuple[float, float]:
     return time.perf_counter(), int(status[status.index("VmHWM:") + 1]) / 2**20
 
 
+def in_own_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """What `work` returns, from a process that ends with it: its memory is its own, and free again.
+
+    Raises:
+        BrokenProcessPool: the process was killed, most often because memory ran out.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments, **options).result()
+
+
 def report(outcomes: dict[str, Outcome], parameters: dict[str, Any]) -> Report:
     """The figures of all stages; the largest peak against what the machine may have."""
     figures = []
@@ -146,24 +164,27 @@ def full_size(
     from zoetrope_export.architectures import ARCHITECTURES
     from zoetrope_export.random_checkpoint import write_random_checkpoint
 
-    console = Console(stderr=True)
+    if like not in FULL_SIZE:
+        raise typer.BadParameter(f"{like}: one of {', '.join(FULL_SIZE)}")
+    chosen, console = [spec.name for spec in parse_stages(stage)], Console(stderr=True)
     outcomes: dict[str, Outcome] = {}
-    spawned = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="zoetrope-full-size-") as scratch:
         source = checkpoint or Path(scratch) / "checkpoint"
         if checkpoint is None:
             console.print(f"writing a random {like} checkpoint")
-            with spawned.Pool(1) as pool:  # whose memory is free again for the builds
-                pool.apply(write_random_checkpoint, (ARCHITECTURES[like], source))
-        for name in stage or STAGES:
-            with tempfile.TemporaryDirectory(dir=scratch) as folder, spawned.Pool(1) as pool:
-                work = (source, name, compute_capability, Path(folder))
-                outcomes[name] = pool.apply(build_stage, work)
-            console.print(f"{name}: {outcomes[name]}")
-    outcome = report(
-        outcomes,
-        {"like": like, "engine": ENGINE, "precision": PRECISION, "compute_capability": compute_capability},
-    )
+            in_own_process(write_random_checkpoint, ARCHITECTURES[like], source)
+        try:
+            for name in chosen:
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    work = (source, name, compute_capability, Path(folder))
+                    outcomes[name] = in_own_process(build_stage, *work)
+                console.print(f"{name}: {outcomes[name]}")
+        except (ZoetropeError, BrokenProcessPool) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+    built = str(checkpoint or f"random, like {like}")
+    asked = {"checkpoint": built, "compute_capability": compute_capability}
+    outcome = report(outcomes, asked | {"engine": ENGINE, "precision": PRECISION})
     outcome.show(console)
     if json_file:
         outcome.save(json_file)

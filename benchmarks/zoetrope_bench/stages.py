@@ -106,7 +106,9 @@ class Bench:
             return
         builder = StageBuilder(self.checkpoint, self.manifest, BuildOptions(), Silent())
         with tempfile.TemporaryDirectory(prefix="zoetrope-stages-") as folder:
-            with builder.build(stage_module(self.checkpoint, stage.name), stage, Path(folder)):
+            most = max(self.manifest.num_frames)
+            module = stage_module(self.checkpoint, stage.name, max_frames=most)
+            with builder.build(module, stage, Path(folder)):
                 pass
             yield Path(folder)
 

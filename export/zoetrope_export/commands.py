@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside."""
-    with _errors_to_exit():
+    with _errors_to_exit(), _terminated_as_interrupted():
         began = time.perf_counter()
         wanted = Wanted(
             engine=engine,
@@ -205,8 +206,10 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
 
     check_supported(wanted.engine, wanted.precision)
     check_host(wanted.host, wanted.engine)
-    check_target(out)
+    options = _build_options(wanted)
+    check_target(out, Path.cwd(), options.cache)
     opened = open_checkpoint(source)
+    check_target(out, opened.directory)
     frames = wanted.frames or (opened.num_frames,)
     if min(frames) < 1:
         raise ExportError(f"--frames {min(frames)}: at least 1")
@@ -225,7 +228,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         manifest=with_ranges(manifest, wanted.profiles, between=wanted.between),
         out=out,
         warm_up=wanted.warm_up,
-        options=_build_options(wanted),
+        options=options,
         host=wanted.host,
         picture=None if wanted.picture is None else _read_picture(wanted.picture),
         verify=wanted.verify,
@@ -269,11 +272,21 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Makes SIGTERM, as of `docker stop`, end the block as Ctrl-C does: what was begun is taken away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _errors_to_exit() -> Iterator[None]:
-    """Turns an error of the export into one line on stderr and exit code 1."""
+    """Turns an error of the export or of the machine's files into one line on stderr and exit code 1."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         yield
-    except ZoetropeError as error:
+    except (ZoetropeError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

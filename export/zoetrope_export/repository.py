@@ -43,6 +43,7 @@ def staged(target: Path) -> Iterator[Path]:
         ExportError: `target` is something else than a repository, an empty folder or nothing.
     """
     check_target(target)
+    target = target.resolve()  # a link stays, what it names is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         built = Path(scratch) / "new"
@@ -67,8 +68,21 @@ def _make_readable(directory: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def check_target(target: Path) -> None:
-    """Refuses a target that must not be replaced; raises ExportError."""
+def check_target(target: Path, *kept: Path) -> None:
+    """Refuses a target that must not or cannot be replaced.
+
+    Args:
+        target: the repository to be.
+        kept: what must not lie in it, since it is replaced as a whole.
+
+    Raises:
+        ExportError: it is no repository, empty folder or nothing, a mount point, or holds what is kept.
+    """
+    whole = target.resolve()
+    if held := next((path for path in kept if path.resolve().is_relative_to(whole)), None):
+        raise ExportError(f"{target} is replaced as a whole, and {held} lies in it; choose another folder")
+    if whole.is_mount():
+        raise ExportError(f"{target} is a mount point, which cannot be replaced; choose a folder in it")
     if not target.exists():
         return
     if not target.is_dir():

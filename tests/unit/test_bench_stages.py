@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from zoetrope_export.random_checkpoint import (  # noqa: E402
     random_vae,
     write_random_checkpoint,
 )
+from zoetrope_server.engines import open_engine  # noqa: E402
 
 FRAMES = 2
 
@@ -131,6 +133,23 @@ def test_a_package_on_a_gpu_is_measured_with_its_tensors_there_too(checkpoint):
 def row(kind, seconds=(), precision="fp32", failure=None):
     task = Task(kind=kind, precision=precision, device="cpu", stage="unet", manifest={"engine": "openvino"})
     return Row(task=task, seconds=seconds, flops=10**12, memory=3 << 20, failure=failure)
+
+
+def test_more_frames_than_the_checkpoint_has_are_built_and_run(checkpoint):
+    frames = checkpoint.num_frames + 3
+    facts = replace(manifest_of(checkpoint, engine="onnxruntime"), num_frames=(frames,))
+    bench = stages.Bench(
+        checkpoint=checkpoint,
+        manifest=facts,
+        repository=None,
+        device="cpu",
+        baselines=(),
+        rounds=1,
+        console=Console(file=StringIO()),
+    )
+    with bench._engine(UNET) as folder:
+        engine = open_engine(folder, UNET, engine="onnxruntime", precision="fp32")
+        assert engine.run(stage_inputs(UNET, facts))["denoised"].shape[1] == frames
 
 
 def test_a_row_says_rate_share_and_speed():

@@ -1,88 +1,209 @@
-"""What is asked of CUDA, without a GPU: recorded on the second call of a shape, replayed from then on."""
+"""What is asked of CUDA and of an execution context, without a GPU."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from zoetrope_server.engines.cuda_graphs import MAX_GRAPHS, CudaGraphs
+from zoetrope_core.specs import STAGES
+from zoetrope_server.engines import EngineError, tensorrt
+from zoetrope_server.engines.cuda_graphs import CudaGraph
+from zoetrope_server.engines.executions import MAX_CONTEXTS, Execution, Executions
+from zoetrope_server.engines.tensorrt import DeviceMemory, TensorRtEngine
+
+RECORDED = [
+    ("launch",),
+    ("StreamBeginCapture", 7, 2),
+    ("launch",),
+    ("StreamEndCapture", 7),
+    ("GraphInstantiate", 1, 0),
+    ("GraphDestroy", 1),
+]
 
 
 class Cuda:
     """The calls of cuda-python that are used, which are noted down."""
 
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaError_t = SimpleNamespace(cudaSuccess=0)
 
     def __init__(self):
-        self.calls, self.made = [], 0
+        self.calls, self.made, self.failing = [], 0, set()
 
     def __getattr__(self, name):
         def call(*arguments):
             self.calls.append((name.removeprefix("cuda"), *arguments))
+            if name == "cudaGetErrorString":
+                return 0, b"out of memory"
+            if name in self.failing:
+                return (2,)
+            if name == "cudaStreamCreate":
+                return 0, 7
+            if name == "cudaMalloc":
+                return 0, 4096 * len(self.calls)
             if name in ("cudaStreamEndCapture", "cudaGraphInstantiate"):
                 self.made += 1
-                return self.made
-            return None
+                return 0, self.made
+            return (0,)
 
         return call
 
 
-@pytest.fixture
-def cuda():
-    return Cuda()
+class Context:
+    """An execution context whose output has the shape of its first input."""
+
+    def __init__(self, cuda):
+        self.cuda, self.shapes, self.addresses, self.works = cuda, {}, {}, True
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.cuda.calls.append((name, *arguments)) is None
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return min(shape) > 0
+
+    def get_tensor_shape(self, name):
+        return next(iter(self.shapes.values()))
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream):
+        self.cuda.calls.append(("launch",))
+        return self.works
 
 
 @pytest.fixture
-def graphs(cuda):
-    return CudaGraphs(cuda, lambda result: result, stream=7)
+def cuda(monkeypatch):
+    module = Cuda()
+    monkeypatch.setattr(tensorrt, "_import", lambda name: module)
+    return module
 
 
-def run(graphs, cuda, key):
+@pytest.fixture
+def memory(cuda):
+    return DeviceMemory()
+
+
+@pytest.fixture
+def execution(cuda, memory):
+    cuda.calls.clear()
+    return Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7))
+
+
+def run(execution, cuda, addresses):
     """The calls that one run makes; a launch is one of them."""
     cuda.calls.clear()
-    graphs.run(key, lambda: cuda.calls.append(("launch",)))
+    execution.run(addresses)
     return list(cuda.calls)
 
 
-def test_a_shape_runs_then_is_recorded_then_is_replayed(graphs, cuda):
-    assert run(graphs, cuda, "a") == [("launch",)]
-    assert run(graphs, cuda, "a") == [
-        ("StreamBeginCapture", 7, 2),
-        ("launch",),
-        ("StreamEndCapture", 7),
-        ("GraphInstantiate", 1, 0),
-        ("GraphDestroy", 1),
-        ("GraphLaunch", 2, 7),
-    ]
-    assert run(graphs, cuda, "a") == [("GraphLaunch", 2, 7)]
-    assert run(graphs, cuda, "b") == [("launch",)]
+def test_the_second_run_is_launched_and_recorded_and_the_third_replayed(execution, cuda):
+    """Launched first: no graph may hold what brings a context up to date after a change."""
+    assert run(execution, cuda, {"x": 1}) == [("launch",)]
+    assert run(execution, cuda, {"x": 1}) == RECORDED
+    assert run(execution, cuda, {"x": 1}) == [("GraphLaunch", 2, 7)]
 
 
-def test_what_was_recorded_is_forgotten_when_a_buffer_moves(graphs, cuda):
-    run(graphs, cuda, "a"), run(graphs, cuda, "a"), run(graphs, cuda, "b")
+def test_what_was_recorded_is_dropped_when_a_buffer_moves(execution, cuda):
+    run(execution, cuda, {"x": 1}), run(execution, cuda, {"x": 1})
+    assert run(execution, cuda, {"x": 2}) == [("GraphExecDestroy", 2), ("launch",)]
+    assert execution._context.addresses == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    "failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
+def test_what_cannot_be_recorded_is_launched(execution, cuda, caplog, failing):
+    run(execution, cuda, {"x": 1})
+    cuda.failing.add(failing)
+    assert run(execution, cuda, {"x": 1})[0] == ("launch",)
+    assert "no CUDA graph" in caplog.text
+    assert run(execution, cuda, {"x": 1}) == [("launch",)], "and is not tried again"
+
+
+def test_an_engine_that_fails_is_an_error(execution, cuda):
+    execution._context.works = False
+    with pytest.raises(EngineError, match="the engine failed"):
+        execution.run({"x": 1})
+    with pytest.raises(EngineError, match="refuses the shape"):
+        execution.output_shape("y", {"x": (0, 2)})
+
+
+def test_few_contexts_are_kept_and_their_graphs_go_with_them(cuda, memory):
+    kept = Executions(lambda profile: Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7)))
+    first = kept.get(0, "first")
+    run(first, cuda, {"x": 1}), run(first, cuda, {"x": 1})
+    for number in range(MAX_CONTEXTS - 1):
+        kept.get(0, number)
+    assert kept.get(0, "first") is first, "it was used last"
     cuda.calls.clear()
-    graphs.clear()
+    for number in range(MAX_CONTEXTS):
+        kept.get(0, ("new", number))
     assert cuda.calls == [("GraphExecDestroy", 2)]
-    assert run(graphs, cuda, "a") == [("launch",)]
+    assert kept.get(0, "first") is not first
 
 
-def test_few_are_kept(graphs, cuda):
-    run(graphs, cuda, "first"), run(graphs, cuda, "first")
-    for number in range(MAX_GRAPHS - 1):
-        run(graphs, cuda, number)
-    assert run(graphs, cuda, "first") == [("GraphLaunch", 2, 7)], "it was used last"
-    for number in range(MAX_GRAPHS):
-        calls = run(graphs, cuda, ("new", number))
-    assert ("GraphExecDestroy", 2) in calls
-    assert run(graphs, cuda, "first") == [("launch",)]
+def test_a_buffer_that_could_not_grow_is_not_used_again(cuda, memory):
+    """Its old memory was given back."""
+    memory.reserve("x", 10)
+    cuda.failing.add("cudaMalloc")
+    with pytest.raises(EngineError, match="out of memory"):
+        memory.reserve("x", 20)
+    cuda.failing.clear()
+    cuda.calls.clear()
+    memory.reserve("x", 5)
+    assert [call[0] for call in cuda.calls] == ["Malloc"]
 
 
-def test_a_recording_that_fails_is_ended(graphs, cuda):
-    run(graphs, cuda, "a")
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def engine(request, cuda, monkeypatch, tmp_path):
+    """An engine whose library is noted down; the encoder of images, for up to four of them."""
+    made = []
 
-    def refuse():
-        raise RuntimeError("no")
+    def create(strategy):
+        made.append((Context(cuda), strategy))
+        return made[-1][0]
 
-    with pytest.raises(RuntimeError, match="no"):
-        graphs.run("a", refuse)
-    assert cuda.calls[-1] == ("StreamEndCapture", 7)
-    assert run(graphs, cuda, "a")[-1][0] == "GraphLaunch", "and the next one records"
+    def loaded(data):
+        return SimpleNamespace(
+            create_execution_context=create,
+            create_runtime_config=lambda: SimpleNamespace(),
+            device_memory_size_v2=64,
+        )
+
+    cuda.Logger = type("Logger", (), {"WARNING": 0, "__init__": lambda self, level: None})
+    cuda.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=loaded)
+    cuda.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    cuda.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="managed")
+    cuda.__version__ = "1"
+    file = tmp_path / "engine.plan"
+    file.write_bytes(b"")
+    profiles = ({"B": (1, 1, 4), "H": (8, 8, 64), "W": (8, 8, 64)},)
+    sidecar = SimpleNamespace(key=SimpleNamespace(profiles=profiles))
+    monkeypatch.setattr(tensorrt, "checked_engine", lambda *_, **__: (file, sidecar))
+    stage = STAGES["vae_encoder"]
+    opened = TensorRtEngine(tmp_path, stage, engine=request.param, precision="fp32")
+    return SimpleNamespace(kind=request.param, opened=opened, made=made)
+
+
+def test_shapes_that_take_turns_do_not_share_what_was_recorded(engine, cuda):
+    """TensorRT: a context for each shape, in one memory. TensorRT-RTX records by itself, in one context."""
+    counts = []
+    for size in (8, 16, 8, 16, 8, 16):
+        cuda.calls.clear()
+        outputs = engine.opened.run({"pixels": np.zeros((1, 3, size, size), np.float32)})
+        assert outputs["latents"].shape == (1, 3, size, size)
+        counts.append(
+            [sum(name == wanted for name, *_ in cuda.calls) for wanted in ("launch", "GraphLaunch")]
+        )
+    given = [strategy for _, strategy in engine.made]
+    if engine.kind == "tensorrt":
+        assert given == ["managed", "managed"]
+        # the first small run ends when the large one moves its buffers
+        assert counts == [[1, 0], [1, 0], [1, 0], [2, 0], [2, 0], [0, 1]]
+        assert [context.shapes["pixels"][-1] for context, _ in engine.made] == [8, 16]
+    else:
+        assert [config.cuda_graph_strategy for config in given] == ["whole"]
+        assert counts == [[1, 0]] * 6

@@ -1,8 +1,11 @@
 """`zoetrope export` and `zoetrope checkpoint random` as they are called."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
@@ -184,6 +188,62 @@ def test_the_video_is_not_compared_where_that_is_not_wanted(checkpoint, tmp_path
     assert report["passed"] and report["pipeline"] is None
 
 
+def test_a_video_of_one_frame_is_compared_too(checkpoint, tmp_path):
+    """Of which diffusers takes the guidance scale for the least one: no guidance, which it cannot do."""
+    out = tmp_path / "with a space, ünd more"
+    result = export(checkpoint, out, "--frames", "1", engine="onnxruntime")
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "parity.json").read_text())
+    assert report["num_frames"] == 1
+    assert report["pipeline"]["passed"]
+
+
+def test_a_checkpoint_that_has_its_variant_alone(checkpoint, tmp_path):
+    published = tmp_path / "published"
+    shutil.copytree(checkpoint, published)
+    for file in published.rglob("*.safetensors"):
+        halves = {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in load_file(file).items()
+        }
+        save_file(halves, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+        file.unlink()
+    result = export(published, tmp_path / "out", engine="onnxruntime")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["pipeline"]["passed"]
+
+
+@pytest.fixture
+def overflowing_weight(monkeypatch):
+    """The engine of the UNet is built with a weight that overflows."""
+    build = stage_builds.build_engine
+
+    def wrong(module, stage, *arguments, **options):
+        if stage.name == "unet":
+            module.unet.conv_in.weight.data *= math.inf
+        return build(module, stage, *arguments, **options)
+
+    monkeypatch.setattr(stage_builds, "build_engine", wrong)
+
+
+@pytest.mark.usefixtures("overflowing_weight")
+def test_an_engine_that_is_not_finite_fails_the_gate_like_any_other(checkpoint, tmp_path):
+    """The stage that did it and the video are named, and drift is allowed where that was asked for."""
+    out = tmp_path / "repository"
+    result = export(checkpoint, out, engine="onnxruntime")
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "unet 0.0 dB (needs 70), video 0.0 dB (needs 45)" in said
+    assert list(tmp_path.iterdir()) == []
+    assert export(checkpoint, out, "--allow-drift", engine="onnxruntime").exit_code == 0
+    body = (out / "parity.json").read_text()
+    assert "Infinity" not in body and "NaN" not in body
+    assert (
+        json.loads(body)["pipeline"] | {"max_abs_error": None, "passed": False}
+        == json.loads(body)["pipeline"]
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -257,6 +317,46 @@ def test_a_folder_of_something_else_is_not_touched(checkpoint, tmp_path):
     assert result.exit_code == 1
     assert "no Zoetrope repository" in result.output
     assert files(tmp_path) == ["thesis.tex"]
+
+
+def test_what_lies_in_a_folder_that_is_replaced_is_not_lost(checkpoint, tmp_path, monkeypatch):
+    """The cache, the checkpoint, the folder that one is in; and a mount point cannot be replaced."""
+    monkeypatch.chdir(tmp_path)
+    inside = tmp_path / "models" / "checkpoint"
+    shutil.copytree(checkpoint, inside)
+    (tmp_path / "models" / "zoetrope.json").touch()
+    (tmp_path / "elsewhere").mkdir()
+    for source, out, more, held in (
+        (checkpoint, "out", ("--cache", "out/cache"), "out/cache"),
+        (inside, "models", (), str(inside)),
+        (checkpoint, ".", (), str(tmp_path)),
+        (checkpoint, "/proc", (), "mount point"),
+    ):
+        result = export(source, out, *more)
+        assert result.exit_code == 1
+        assert f"{held}" in "".join(result.output.split("\n"))
+        assert "choose" in result.output
+    assert (inside / "model_index.json").is_file()
+
+
+def test_an_export_that_is_terminated_leaves_nothing(checkpoint, tmp_path):
+    words = ("--engine", "onnxruntime", "--size", "16x24", "--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "zoetrope_client", "export", str(checkpoint), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [path.name[:5] for path in tmp_path.iterdir()] == [".out-"]
+        process.terminate()
+        assert process.wait(timeout=30) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_is_said_in_one_line(checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    result = export(checkpoint, tmp_path / "file" / "out")
+    assert (result.exit_code, result.output.count("error: ")) == (1, 1)
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_no_checkpoint_is_said(tmp_path):

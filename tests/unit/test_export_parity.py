@@ -94,6 +94,19 @@ def test_a_flag_that_differs_fails():
     assert not compare(VAE_DECODER, Arithmetic(VAE_DECODER), [sample], "fp32").passed
 
 
+def test_a_reference_that_is_not_finite_passes_nothing():
+    """Both say so, and their frames are equal: garbage, not parity."""
+    inputs = {"latents": np.zeros((1, 3, 4, 4, 6), np.float32)}
+    outputs = Arithmetic(VAE_DECODER).run(inputs)
+    broken = outputs | {"finite": ~outputs["finite"]}
+
+    class Broken:
+        def run(self, inputs):
+            return broken
+
+    assert not compare(VAE_DECODER, Broken(), [Sample(inputs=inputs, outputs=broken)], "bf16").passed
+
+
 def test_the_report_is_json(tmp_path):
     stages = [
         StageParity(

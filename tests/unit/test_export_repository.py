@@ -49,6 +49,15 @@ def test_a_tensorrt_engine_is_handed_to_triton_with_all_its_profiles(tmp_path):
     assert 'kind: KIND_GPU profile: [ "0", "1" ]' in text
 
 
+def test_what_a_link_names_is_replaced(tmp_path):
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "current").symlink_to("v1")
+    with repository.staged(tmp_path / "current") as directory:
+        (directory / "zoetrope.json").write_text("{}")
+    assert (tmp_path / "current").is_symlink()
+    assert names(tmp_path / "v1") == ["zoetrope.json"]
+
+
 def test_a_repository_is_put_in_place_when_it_is_complete(tmp_path):
     target = tmp_path / "new" / "repository"
     with repository.staged(target) as directory:

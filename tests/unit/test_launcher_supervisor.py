@@ -67,6 +67,14 @@ def test_engines_that_failed_the_parity_gate_are_not_served(tmp_path, caplog):
     report.write_text("half a rep")
     with pytest.raises(LaunchError, match=r"parity\.json cannot be read"):
         check_parity(tmp_path)
+    for text in ("[]", "null", '"passed"', "1"):
+        report.write_text(text)
+        with pytest.raises(LaunchError, match=r"parity\.json is no report"):
+            check_parity(tmp_path)
+    for text in ("{}", '{"passed": "false"}', '{"passed": 1, "drift_allowed": "no"}'):
+        report.write_text(text)
+        with pytest.raises(LaunchError, match="failed the parity gate"):
+            check_parity(tmp_path)
 
 
 def test_the_runtime_folder_is_private(tmp_path):

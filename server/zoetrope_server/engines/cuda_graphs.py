@@ -5,44 +5,61 @@ A UNet step is some two thousand kernels; replayed, they cost the CPU one call. 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+import logging
+from collections.abc import Callable
 from typing import Any
 
-MAX_GRAPHS = 16
-"""The most shapes that are kept recorded; the least recently used one gives way."""
-_SEEN = None
-"""What a shape has that ran once: its second call is recorded, as one-off shapes are not worth it."""
+from zoetrope_server.engines import EngineError
+
+_logger = logging.getLogger(__name__)
 
 
-class CudaGraphs:
-    """Recorded executions of one engine by shape. They refer to its buffers: `clear` when one has moved."""
+class CudaGraph:
+    """The work of one execution context at one set of shapes.
+
+    A graph refers to the state of the context that it was recorded from and to the addresses of its tensors:
+    a context has one graph and one set of shapes, and `forget` is called when a buffer has moved.
+    """
 
     def __init__(self, cuda: Any, call: Callable[[Any], Any], stream: int) -> None:
         """Takes cuda-python's runtime module, what checks the result of a call to it, and the stream."""
         self._cuda, self._call, self._stream = cuda, call, stream
-        self._graphs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._graph: Any = None
+        self._calls = 0
+        self._possible = True
 
-    def run(self, key: Hashable, launch: Callable[[], None]) -> None:
-        """Runs `launch`, or what it launched before for the same key.
+    def run(self, launch: Callable[[], None]) -> None:
+        """Runs `launch`, or what it launched before.
+
+        The second run is recorded, since one-off shapes are not worth it. It is launched before: the first
+        work after a change of shapes or addresses may bring the context up to date, which no graph may hold.
 
         Args:
-            key: the profile and the shapes; equal keys launch equal work on the same addresses.
-            launch: puts the work on the stream.
-        """
-        if key not in self._graphs:
-            launch()
-            self._keep(key, _SEEN)
-            return
-        if self._graphs[key] is _SEEN:
-            self._keep(key, self._record(launch))
-        self._graphs.move_to_end(key)
-        self._call(self._cuda.cudaGraphLaunch(self._graphs[key], self._stream))
+            launch: puts the work on the stream: the same work on the same addresses each time.
 
-    def clear(self) -> None:
-        """Forgets all that was recorded."""
-        while self._graphs:
-            self._drop(self._graphs.popitem()[1])
+        Raises:
+            EngineError: it could not be launched. What cannot be recorded is launched one by one.
+        """
+        if self._graph is not None:
+            self._call(self._cuda.cudaGraphLaunch(self._graph, self._stream))
+            return
+        launch()
+        self._calls += 1
+        if self._calls > 1 and self._possible:
+            self._try_to_record(launch)
+
+    def forget(self) -> None:
+        """Drops what was recorded."""
+        graph, self._graph, self._calls = self._graph, None, 0
+        if graph is not None:
+            self._call(self._cuda.cudaGraphExecDestroy(graph))
+
+    def _try_to_record(self, launch: Callable[[], None]) -> None:
+        try:
+            self._graph = self._record(launch)
+        except EngineError as error:
+            self._possible = False
+            _logger.warning("no CUDA graph, kernels are launched one by one: %s", error)
 
     def _record(self, launch: Callable[[], None]) -> Any:
         """The work of `launch`, not run yet."""
@@ -54,16 +71,7 @@ class CudaGraphs:
         finally:
             # Ends the capture also when the engine refuses, since the stream is of no use within one.
             graph = self._call(cuda.cudaStreamEndCapture(self._stream))
-        ready = self._call(cuda.cudaGraphInstantiate(graph, 0))
-        self._call(cuda.cudaGraphDestroy(graph))
-        return ready
-
-    def _keep(self, key: Hashable, graph: Any) -> None:
-        self._graphs[key] = graph
-        self._graphs.move_to_end(key)
-        while len(self._graphs) > MAX_GRAPHS:
-            self._drop(self._graphs.popitem(last=False)[1])
-
-    def _drop(self, graph: Any) -> None:
-        if graph is not _SEEN:
-            self._call(self._cuda.cudaGraphExecDestroy(graph))
+        try:
+            return self._call(cuda.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._call(cuda.cudaGraphDestroy(graph))

@@ -17,18 +17,26 @@ import numpy as np
 
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
-from zoetrope_server.engines.cuda_graphs import CudaGraphs
+from zoetrope_server.engines.cuda_graphs import CudaGraph
+from zoetrope_server.engines.executions import Execution, Executions
 from zoetrope_server.engines.gpu import Gpu, detect_gpu
 from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
 
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The module of each engine."""
+_ACTIVATIONS = ".activations"
+"""The buffer of what lies between the layers; no tensor is called so."""
 
 _logger = logging.getLogger(__name__)
 
 
 class TensorRtEngine:
-    """An engine with one execution context for each optimization profile; not safe for threads."""
+    """An engine with its execution contexts; not safe for threads.
+
+    TensorRT has a context for each set of shapes, since a CUDA graph refers to the state of the context that
+    it was recorded from; they take turns in one piece of memory. TensorRT-RTX has one for each profile: it
+    records by itself, when the kernels of a shape are compiled.
+    """
 
     def __init__(self, directory: Path, stage: StageSpec, *, engine: str, precision: str) -> None:
         """Verifies the engine file of the directory and loads it onto the GPU.
@@ -47,55 +55,53 @@ class TensorRtEngine:
         file, sidecar = checked_engine(
             directory, stage, engine=engine, precision=precision, version=library.__version__
         )
-        self._stage, self._profiles = stage, sidecar.key.profiles
+        self._stage, self._profiles, self._library = stage, sidecar.key.profiles, library
         self._memory = DeviceMemory()
         self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
             raise EngineError(f"{engine} refuses {file.name}; its log says why")
-        self._contexts: dict[int, Any] = {}
-        self._graphs = CudaGraphs(self._memory.cuda, self._memory.call, self._memory.stream)
-        self._generation = self._memory.generation
+        self._records_itself = engine == "tensorrt-rtx"
+        self._executions = Executions(self._execution)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage; raises EngineError when no profile takes the shapes."""
-        shapes = {name: array.shape for name, array in inputs.items()}
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
         profile = fitting_profile(self._stage, self._profiles, shapes)
-        context = self._context(profile)
-        for name, array in inputs.items():
-            context.set_input_shape(name, array.shape)
-            context.set_tensor_address(name, self._memory.upload(name, np.ascontiguousarray(array)))
-        outputs: dict[str, Array] = {}
-        for spec in self._stage.outputs:
-            outputs[spec.name] = np.empty(tuple(context.get_tensor_shape(spec.name)), spec.numpy_dtype)
-            context.set_tensor_address(spec.name, self._memory.reserve(spec.name, outputs[spec.name].nbytes))
-        self._execute(context, (profile, tuple(sorted(shapes.items()))))
+        key = profile if self._records_itself else (profile, *sorted(shapes.items()))
+        execution = self._executions.get(profile, key)
+        outputs = {
+            spec.name: np.empty(execution.output_shape(spec.name, shapes), spec.numpy_dtype)
+            for spec in self._stage.outputs
+        }
+        addresses = {name: self._memory.upload(name, array) for name, array in arrays.items()}
+        for name, array in outputs.items():
+            addresses[name] = self._memory.reserve(name, array.nbytes)
+        execution.run(addresses)
         for name, array in outputs.items():
             self._memory.download(name, array)
         self._memory.wait()
         return outputs
 
-    def _execute(self, context: Any, key: tuple[Any, ...]) -> None:
-        """Puts the engine's work on the stream: recorded work, unless a buffer has moved since."""
-        if self._generation != self._memory.generation:
-            self._graphs.clear()
-            self._generation = self._memory.generation
-
-        def launch() -> None:
-            if not context.execute_async_v3(self._memory.stream):
-                raise EngineError(f"{self._stage.name}: the engine failed on profile and shapes {key}")
-
-        self._graphs.run(key, launch)
-
-    def _context(self, profile: int) -> Any:
-        """The execution context of a profile."""
-        if profile not in self._contexts:
-            context = self._engine.create_execution_context()
-            if context is None:
-                raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}")
-            context.set_optimization_profile_async(profile, self._memory.stream)
-            self._contexts[profile] = context
-        return self._contexts[profile]
+    def _execution(self, profile: int) -> Execution:
+        """A new execution context that is set to a profile."""
+        library, memory = self._library, self._memory
+        if self._records_itself:
+            config = self._engine.create_runtime_config()
+            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        else:
+            managed = library.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._engine.create_execution_context(managed)
+        if context is None:
+            raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}")
+        if not self._records_itself and (size := int(self._engine.device_memory_size_v2)):
+            context.set_device_memory(memory.reserve(_ACTIVATIONS, size), size)
+        if not context.set_optimization_profile_async(profile, memory.stream):
+            raise EngineError(f"{self._stage.name}: the engine refuses profile {profile}")
+        graph = None if self._records_itself else CudaGraph(memory.cuda, memory.call, memory.stream)
+        return Execution(context, memory.stream, graph)
 
 
 class DeviceMemory:
@@ -104,25 +110,22 @@ class DeviceMemory:
     Attributes:
         cuda: cuda-python's runtime module.
         stream: the stream.
-        generation: grows whenever a buffer moves.
     """
 
     def __init__(self) -> None:
         """Makes the stream; raises EngineError without cuda-python or without a GPU."""
         self.cuda = _import("cuda.bindings.runtime")
         self.stream: int = int(self.call(self.cuda.cudaStreamCreate()))
-        self.generation = 0
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def reserve(self, name: str, size: int) -> int:
         """The address of a buffer of at least `size` bytes."""
         address, capacity = self._buffers.get(name, (0, 0))
         if capacity < size:
-            if address:
+            if self._buffers.pop(name, None):  # before: without memory for the new one there is none
                 self.call(self.cuda.cudaFree(address))
             address = int(self.call(self.cuda.cudaMalloc(size)))
             self._buffers[name] = (address, size)
-            self.generation += 1
         return address
 
     def upload(self, name: str, array: Array) -> int:

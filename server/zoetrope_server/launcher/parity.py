@@ -29,8 +29,10 @@ def check_parity(repository: Path) -> None:
         return
     except (OSError, ValueError) as error:
         raise LaunchError(f"{repository / FILE_NAME} cannot be read: {error}; export again") from error
-    if report.get("passed"):
+    if not isinstance(report, dict):
+        raise LaunchError(f"{repository / FILE_NAME} is no report of an export; export again")
+    if report.get("passed") is True:
         return
-    if not report.get("drift_allowed"):
+    if report.get("drift_allowed") is not True:
         raise LaunchError(f"the engines of {repository} failed the parity gate: export again")
     _logger.warning("the engines of %s failed the parity gate; the export allowed it", repository)
