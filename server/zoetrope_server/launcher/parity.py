@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from enum import StrEnum
 from pathlib import Path
 
 from zoetrope_server.launcher.errors import LaunchError
@@ -14,23 +15,43 @@ FILE_NAME = "parity.json"
 _logger = logging.getLogger(__name__)
 
 
-def check_parity(repository: Path) -> None:
-    """Refuses engines that do not compute what the checkpoint computes.
+class Verdict(StrEnum):
+    """What the report of an export says."""
+
+    PASSED = "passed"
+    DRIFT_ALLOWED = "drift allowed"
+    ABSENT = "absent"
+
+
+def verdict(repository: Path) -> Verdict:
+    """What the parity report of a model repository says.
 
     Args:
         repository: the model repository.
 
     Raises:
+        LaunchError: the engines failed and drift was not allowed, or the report cannot be read.
+    """
+    path = repository / FILE_NAME
+    try:
+        report = json.loads(path.read_text())
+        passed, allowed = report.get("passed"), report.get("drift_allowed")
+    except FileNotFoundError:
+        return Verdict.ABSENT
+    except (OSError, ValueError, AttributeError) as error:
+        raise LaunchError(f"{path} cannot be read: {error}; export again") from error
+    if passed:
+        return Verdict.PASSED
+    if not allowed:
+        raise LaunchError(f"the engines of {repository} failed the parity gate: export again")
+    return Verdict.DRIFT_ALLOWED
+
+
+def check_parity(repository: Path) -> None:
+    """Refuses engines that do not compute what the checkpoint computes; see `verdict`.
+
+    Raises:
         LaunchError: the report of the export says so, and drift was not allowed.
     """
-    try:
-        report = json.loads((repository / FILE_NAME).read_text())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise LaunchError(f"{repository / FILE_NAME} cannot be read: {error}; export again") from error
-    if report.get("passed"):
-        return
-    if not report.get("drift_allowed"):
-        raise LaunchError(f"the engines of {repository} failed the parity gate: export again")
-    _logger.warning("the engines of %s failed the parity gate; the export allowed it", repository)
+    if verdict(repository) is Verdict.DRIFT_ALLOWED:
+        _logger.warning("the engines of %s failed the parity gate; the export allowed it", repository)
