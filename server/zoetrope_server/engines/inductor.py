@@ -82,13 +82,22 @@ def cpu_target(torch: Any, description: Path = Path("/proc/cpuinfo")) -> str:
         torch: the module.
         description: what the kernel says of the CPU.
     """
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}-{instructions_digest(description)}"
+
+
+def instructions_digest(description: Path = Path("/proc/cpuinfo")) -> str:
+    """Eight hexadecimal digits that stand for all instructions of the CPU."""
+    return hashlib.sha256(" ".join(sorted(cpu_flags(description))).encode()).hexdigest()[:8]
+
+
+def cpu_flags(description: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """What the kernel says that the CPU can do; empty when it does not say."""
     try:
         lines = description.read_text().splitlines()
     except OSError:
-        lines = []
+        return []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    digest = hashlib.sha256(" ".join(sorted(flags.partition(":")[2].split())).encode()).hexdigest()[:8]
-    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}-{digest}"
+    return flags.partition(":")[2].split()
 
 
 def cuda_target(torch: Any) -> str:

@@ -24,7 +24,8 @@ Range = tuple[int, int, int]
 """The least, the usual and the largest value of a symbol of the stage specs."""
 Profile = Mapping[str, Range]
 """One optimization profile: the range of each dynamic symbol, and of B, the batch."""
-_REBUILD = "build it again with `zoetrope export` on this machine"
+REBUILD = "build it again with `zoetrope export` on this machine"
+"""What to do about an engine that is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,18 +123,18 @@ class Sidecar:
             body = json.loads(path.read_text())
             if body["version"] != VERSION:
                 raise EngineError(
-                    f"{path} has version {body['version']}, this release reads {VERSION}; {_REBUILD}"
+                    f"{path} has version {body['version']}, this release reads {VERSION}; {REBUILD}"
                 )
             key = _key(body["key"])
             sidecar = cls(
                 key=key, sha256=body["sha256"], size=body["size"], build_seconds=body["build_seconds"]
             )
         except OSError as error:
-            raise EngineError(f"{engine.name} has no readable sidecar ({error}); {_REBUILD}") from error
+            raise EngineError(f"{engine.name} has no readable sidecar ({error}); {REBUILD}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"{path} is no sidecar of an engine ({error}); {_REBUILD}") from error
+            raise EngineError(f"{path} is no sidecar of an engine ({error}); {REBUILD}") from error
         if body.get("digest") != key.digest() or engine.name != key.file_name():
-            raise EngineError(f"{path} does not belong to {engine.name}: its key is another; {_REBUILD}")
+            raise EngineError(f"{path} does not belong to {engine.name}: its key is another; {REBUILD}")
         return sidecar
 
 
@@ -160,13 +161,13 @@ def verify(engine: Path, expected: Mapping[str, str]) -> Sidecar:
     """
     sidecar = Sidecar.load(engine)
     if not engine.is_file():
-        raise EngineError(f"no engine at {engine}, only its sidecar; {_REBUILD}")
+        raise EngineError(f"no engine at {engine}, only its sidecar; {REBUILD}")
     if different := differences(sidecar.key, expected):
-        raise EngineError(f"{engine.name} was built for another place: {'; '.join(different)}; {_REBUILD}")
+        raise EngineError(f"{engine.name} was built for another place: {'; '.join(different)}; {REBUILD}")
     if (size := engine.stat().st_size) != sidecar.size:
-        raise EngineError(f"{engine.name} is damaged: {size} bytes, built with {sidecar.size}; {_REBUILD}")
+        raise EngineError(f"{engine.name} is damaged: {size} bytes, built with {sidecar.size}; {REBUILD}")
     if checksum(engine) != sidecar.sha256:
-        raise EngineError(f"{engine.name} is damaged: its checksum is not the one of the build; {_REBUILD}")
+        raise EngineError(f"{engine.name} is damaged: its checksum is not the one of the build; {REBUILD}")
     return sidecar
 
 

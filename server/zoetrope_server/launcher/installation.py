@@ -19,7 +19,8 @@ Version = tuple[int, int]
 
 # The wheel does not say which Triton it carries.
 _TRITON_OF_WHEEL: Mapping[str, Version] = {"0.7": (2, 51)}
-_OLDEST: Version = (2, 51)
+OLDEST: Version = (2, 51)
+"""The oldest Triton that is supported."""
 _BACKEND_FILES = ("libtriton_python.so", "triton_python_backend_utils.py")
 _STUB = "triton_python_backend_stub"
 
@@ -56,7 +57,7 @@ def find_installation(
     binary = shutil.which("tritonserver", path=environ.get("PATH", ""))
     if binary is not None:
         return _system_installation(Path(binary), environ)
-    return embedded_installation(_wheel_root(), python or PythonFacts.current(), _wheel_version())
+    return embedded_installation(wheel_root(), python or PythonFacts.current(), wheel_version())
 
 
 def embedded_installation(package: Path | None, python: PythonFacts, wheel: str | None) -> TritonInstallation:
@@ -74,14 +75,19 @@ def embedded_installation(package: Path | None, python: PythonFacts, wheel: str 
     installation = TritonInstallation(
         binary=root / "bin" / "tritonserver",
         backend_source=root,
-        library_dirs=(_libpython_dir(python), package.parent / "nvidia_pytriton.libs"),
-        version=_TRITON_OF_WHEEL.get(".".join((wheel or "").split(".")[:2]), _OLDEST),
+        library_dirs=(libpython_dir(python), package.parent / "nvidia_pytriton.libs"),
+        version=embedded_version(wheel),
         embedded=True,
     )
-    _check_interpreter(python)
-    _check_stub(root, python)
-    _check_numpy(python, installation.version)
+    check_interpreter(python)
+    check_stub(root, python)
+    check_numpy(python, installation.version)
     return installation
+
+
+def embedded_version(wheel: str | None) -> Version:
+    """The version of the Triton inside an nvidia-pytriton wheel of this version."""
+    return _TRITON_OF_WHEEL.get(".".join((wheel or "").split(".")[:2]), OLDEST)
 
 
 def assemble_backends(installation: TritonInstallation, python: PythonFacts, fallback: Path) -> Path | None:
@@ -157,11 +163,11 @@ def _system_version(root: Path, environ: Mapping[str, str]) -> Version:
     match = re.match(r"\s*(\d+)\.(\d+)", text)
     if match is None:
         _logger.warning("the version of %s is unknown; newer flags are left out", root)
-        return _OLDEST
+        return OLDEST
     return int(match[1]), int(match[2])
 
 
-def _wheel_root() -> Path | None:
+def wheel_root() -> Path | None:
     """The folder of the `pytriton` package, found without importing it (the import changes the process)."""
     spec = util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
@@ -169,14 +175,16 @@ def _wheel_root() -> Path | None:
     return Path(spec.submodule_search_locations[0])
 
 
-def _wheel_version() -> str | None:
+def wheel_version() -> str | None:
+    """The version of the nvidia-pytriton wheel; None when it is not installed."""
     try:
         return metadata.version("nvidia-pytriton")
     except metadata.PackageNotFoundError:
         return None
 
 
-def _libpython_dir(python: PythonFacts) -> Path:
+def libpython_dir(python: PythonFacts) -> Path:
+    """The folder of the shared libpython; raises LaunchError when there is none."""
     folder = python.shared_library_dir()
     if folder is None:
         raise LaunchError(
@@ -187,7 +195,8 @@ def _libpython_dir(python: PythonFacts) -> Path:
     return folder
 
 
-def _check_interpreter(python: PythonFacts) -> None:
+def check_interpreter(python: PythonFacts) -> None:
+    """Raises LaunchError when stage processes would run another Python than this one."""
     found = python.executable.parent / "python3"
     if not found.exists() or found.resolve() != python.executable.resolve():
         raise LaunchError(
@@ -196,7 +205,8 @@ def _check_interpreter(python: PythonFacts) -> None:
         )
 
 
-def _check_stub(root: Path, python: PythonFacts) -> None:
+def check_stub(root: Path, python: PythonFacts) -> None:
+    """Raises LaunchError when the Triton in the folder `root` has no stub for this Python."""
     if (root / "python_backend_stubs" / tag(python.version) / _STUB).is_file():
         return
     stubs = sorted((root / "python_backend_stubs").glob("*/" + _STUB), key=lambda path: path.parent.name)
@@ -207,8 +217,8 @@ def _check_stub(root: Path, python: PythonFacts) -> None:
     )
 
 
-def _check_numpy(python: PythonFacts, version: Version) -> None:
-    """With numpy 2 the stub of 2.51 sends outputs of 0 bytes and aborts on BYTES inputs, so refuse it."""
+def check_numpy(python: PythonFacts, version: Version) -> None:
+    """Raises LaunchError for numpy 2: the stub of 2.51 then sends 0 bytes and aborts on BYTES inputs."""
     if python.numpy is None:
         raise LaunchError(
             "numpy is not installed, and Triton's python backend needs it: pip install 'numpy<2'"

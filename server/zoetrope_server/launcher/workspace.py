@@ -24,11 +24,13 @@ from zoetrope_server.launcher.shm import SHM, ShmClaim
 from zoetrope_server.launcher.undertaker import Undertaker
 
 _logger = logging.getLogger(__name__)
-_ENOUGH_SHM = 512 << 20
+ENOUGH_SHM = 512 << 20
+"""Shared memory, in bytes, that is enough for most repositories."""
 _CONTROL_SOCKET = "control.sock"
 _LONGEST_SOCKET_PATH = 107  # sun_path has 108 bytes with the closing zero
 _ROOM = len("/zoetrope-12345678/" + _CONTROL_SOCKET)
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+"""What is there on a machine with an NVIDIA GPU and its driver."""
 
 
 class Workspace:
@@ -96,7 +98,7 @@ class Workspace:
             metrics_port=self.ports["metrics"],
             exit_timeout_s=max(1, round(self._settings.grace_period_s)),
             model_load_threads=self._settings.model_load_threads,
-            gpu_metrics=any(map(os.path.exists, _GPU_DEVICES)),
+            gpu_metrics=any(map(os.path.exists, GPU_DEVICES)),
             log_verbose=self._settings.log_verbose,
             trace_url=self._settings.trace_url,
             trace_rate=self._settings.trace_rate,
@@ -120,13 +122,13 @@ class Workspace:
 def _warn_about_little_shm() -> None:
     """Containers get 64 MB of it by default, and a full one kills stage processes with SIGBUS."""
     total = shutil.disk_usage(SHM).total if SHM.is_dir() else 0
-    if total < _ENOUGH_SHM:
+    if total < ENOUGH_SHM:
         _logger.warning(
             "%s has only %d MB, and all tensors travel through it: give a container at least %d MB "
             "(docker run --shm-size, or an emptyDir of medium Memory)",
             SHM,
             total >> 20,
-            _ENOUGH_SHM >> 20,
+            ENOUGH_SHM >> 20,
         )
 
 
