@@ -208,4 +208,10 @@ def hanging_after_an_error(servicer, image, request, context):
     yield from silent(servicer, image, request, context)
 
 
+def ending_after_an_error(servicer, image, request, context):
+    """Takes a moment to end the stream after its `error` event."""
+    yield Response(event=Failed(code="stage_failed", status="INTERNAL", message="boom"))
+    time.sleep(0.2)
+
+
 REQUEST = GenerateRequest(seed=7)

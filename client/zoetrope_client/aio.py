@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any
 
@@ -108,6 +109,10 @@ class AsyncClient:
             async for received in call:
                 if (response := reader.read(received)) is not None:
                     yield response
+                if reader.failed:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(call.code(), codec.END_SECONDS)
+                    break
             reader.end()
         except grpc.RpcError as error:
             if failure := reader.failure(error.code().name, error.details()):

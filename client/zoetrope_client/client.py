@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from typing import Any
@@ -120,9 +121,19 @@ class Client:
             for received in call:
                 if (response := reader.read(received)) is not None:
                     yield response
+                if reader.failed:
+                    _await_end(call)
+                    break
             reader.end()
         except grpc.RpcError as error:
             if failure := reader.failure(error.code().name, error.details()):
                 raise failure from error
         finally:
             call.cancel()
+
+
+def _await_end(call: Any) -> None:
+    """Gives a stream a moment to end by itself."""
+    ended = threading.Event()
+    if call.add_callback(ended.set):
+        ended.wait(codec.END_SECONDS)

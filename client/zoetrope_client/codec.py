@@ -28,6 +28,9 @@ _CHANNEL_OPTIONS = {
     "grpc.keepalive_time_ms": 310_000,
 }
 
+END_SECONDS = 1.0
+"""How long a stream may take to end after its last event."""
+
 
 def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
     """The gRPC channel arguments: `extra` goes before the defaults (unlimited messages, keepalive)."""
@@ -82,38 +85,53 @@ def from_event(event: events.Failed) -> ZoetropeError:
 
 
 class StreamReader:
-    """Follows one stream from its first response to its end; knows what each way of ending means."""
+    """Follows one stream from its first response to its end; knows what each way of ending means.
 
-    __slots__ = ("_done", "_started", "_url")
+    After an `error` event the stream is given `END_SECONDS` to end, and `end` raises the error: a client that
+    left at once would cancel a stream that is just ending, and that costs Triton 2.51 memory, or its life.
+    """
+
+    __slots__ = ("_done", "_error", "_started", "_url")
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._started = self._done = False
+        self._error: ZoetropeError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an `error` event has come; nothing follows it."""
+        return self._error is not None
 
     def read(self, message: Any) -> Response | None:
-        """The next response, None for one without any part; raises the error of an `error` event."""
+        """The next response, None for one without any part or with an `error` event."""
         response = decode(message)
         if isinstance(response.event, events.Failed):
-            raise from_event(response.event)
+            self._error = from_event(response.event)
+            return None
         self._started = True
         self._done = self._done or isinstance(response.event, events.Done)
         parts = (response.event, response.preview, response.frames, response.video)
         return None if all(part is None for part in parts) else response
 
     def end(self) -> None:
-        """The stream has ended without a status; raises ConnectionLost when `done` has not come."""
+        """The stream has ended without a status; raises its error, or ConnectionLost without a `done`."""
+        if self._error is not None:
+            raise self._error
         if not self._done:
             raise ConnectionLost(f"{self._url}: the stream ended before the video was complete")
 
     def failure(self, status: str, text: str | None) -> ZoetropeError | None:
         """The error of a stream that ended with a gRPC status; None when the video had already come.
 
+        What the server has said itself goes before the status.
+
         Args:
             status: the name of the status code, such as `UNAVAILABLE`.
             text: the status message.
         """
-        if self._done:
-            return None
+        if self._error is not None or self._done:
+            return self._error
         return from_status(status, text or status, url=self._url, started=self._started)
 
 

@@ -74,3 +74,9 @@ def client(server):
 def noop_repository(tmp_path_factory):
     """A repository whose stages compute nothing."""
     return write_noop_repository(tmp_path_factory.mktemp("noop") / "repository", NOOP)
+
+
+@pytest.fixture(scope="session")
+def noop_manifest():
+    """The facts of a repository whose stages compute nothing, for tests that write their own."""
+    return NOOP

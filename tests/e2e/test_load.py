@@ -5,11 +5,13 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from rawtriton import PHOTO
+from timed_repository import write_timed_repository
 
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
@@ -27,6 +29,7 @@ class Request(threading.Thread):
         self.url, self.fields = url, fields
         self.responses, self.error, self.seconds = [], None, None
         self.denoising = threading.Event()
+        self.steps = 0
         self.start()
 
     def run(self):
@@ -37,6 +40,7 @@ class Request(threading.Thread):
                 for response in client.stream(PHOTO, **self.fields):
                     self.responses.append(response)
                     if isinstance(response.event, Progress) and response.event.stage == "denoise":
+                        self.steps = response.event.step
                         self.denoising.set()
             except Exception as error:
                 self.error = error
@@ -83,6 +87,38 @@ def test_32_requests_at_once(repository, tmp_path):
         finish([Request(server.url, num_inference_steps=1) for _ in range(4)])
         after = orchestrator.memory_info().rss, orchestrator.num_threads()
         assert after[0] < before[0] + 64e6 and after[1] <= before[1] + 8, (before, after)
+
+
+def test_a_short_request_gets_its_share_beside_long_ones(noop_manifest, tmp_path):
+    """Steps of one execution each go in turns, so a short request waits for one step of each other a step.
+
+    With n running it needs n times the time of its own steps, and each long one makes as many steps
+    meanwhile. Were it behind them, it would wait for 3 x 190 steps or more.
+    """
+    one_at_a_time = replace(noop_manifest, max_batch_size=1)
+    repository = write_timed_repository(tmp_path / "repository", one_at_a_time, step_seconds=0.02)
+    with serving(repository, tmp_path / "log", "--max-active", "4") as server:
+        finish([Request(server.url, num_inference_steps=1)])
+        long = [Request(server.url, num_inference_steps=200, seed=seed) for seed in range(3)]
+        assert all(request.denoising.wait(30) for request in long)
+        before = [request.steps for request in long]
+        short = Request(server.url, num_inference_steps=20)
+        assert short.denoising.wait(30)
+        began = [request.steps for request in long]
+        finish([short])
+        ended = [request.steps for request in long]
+        assert short.done and all(request.is_alive() for request in long), "it does not wait for their end"
+        turns = [after - then for after, then in zip(ended, began, strict=True)]
+        assert all(10 <= made <= 35 for made in turns), (
+            f"20 steps beside {turns}: one to one, with its decoding"
+        )
+        share = 4 * 20 * 0.02
+        assert short.responses[-1].event.timings["denoise"] < 1.5 * share, (
+            "half of it is slack for slow cores"
+        )
+        assert sum(ended) - sum(before) < 3 * 20 * 2.5, "nor does its beginning take long"
+        finish(long)
+        assert all(request.done for request in long)
 
 
 def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(repository, tmp_path):

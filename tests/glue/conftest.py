@@ -51,12 +51,14 @@ class Sender:
 
     def __init__(self):
         self.responses, self.final, self.cancelled = [], False, False
+        self.last_ends = False
 
     def send(self, response=None, flags=0):
         assert not self.final, "sent after the final flag"
         if response is not None:
             self.responses.append(response)
         self.final = flags == 1
+        self.last_ends = self.final and response is not None
 
     def is_cancelled(self):
         return self.cancelled

@@ -75,6 +75,16 @@ async def test_a_video_comes_out_and_the_stream_ends_with_the_final_flag(backend
     assert request.sender.final
 
 
+@pytest.mark.parametrize(("steps", "last"), [(1, "done"), (201, "error")])
+async def test_the_last_event_is_the_end_of_the_stream(backend, model, steps, last):
+    tensors = pack_request(png(), GenerateRequest(num_inference_steps=1))
+    tensors["request"] = contract.bytes_tensor(b'{"num_inference_steps": %d}' % steps)
+    request = backend.Request(tensors)
+    await model.execute([request])
+    assert responses(request)[-1].event.type == last
+    assert request.sender.last_ends, "a client that cancels between the two crashes Triton 2.51"
+
+
 async def test_a_large_video_is_cut_into_pieces(backend, model, monkeypatch):
     monkeypatch.setattr(contract, "PIECE_BYTES", 400)
     request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))

@@ -11,7 +11,7 @@ import pytest
 from grpc_server import serving
 
 from zoetrope_client import AsyncClient, Client, ConnectionLost, ServerUnavailable
-from zoetrope_core.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded
+from zoetrope_core.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, StageFailed
 from zoetrope_core.events import Accepted, Done, Progress
 from zoetrope_core.request import GenerateRequest
 
@@ -149,3 +149,14 @@ def test_a_client_made_outside_a_loop_works_in_one():
 def test_both_clients_take_the_same_arguments(name):
     signatures = [inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient)]
     assert signatures[0].parameters == signatures[1].parameters
+
+
+@pytest.mark.parametrize(
+    ("script", "cancels"), [(scripts.ending_after_an_error, False), (scripts.hanging_after_an_error, True)]
+)
+async def test_a_stream_is_cancelled_after_its_error_only_if_it_goes_on(script, cancels):
+    with serving(script) as server:
+        async with AsyncClient(server.url) as client:
+            with pytest.raises(StageFailed):
+                await client.generate(IMAGE)
+            assert await asyncio.to_thread(server.cancelled.wait, 0.5) is cancels

@@ -66,6 +66,13 @@ def test_a_deadline_ends_the_wait_and_cancels_on_the_server(script):
         assert server.cancelled.wait(5)
 
 
+def test_a_stream_that_ends_by_its_error_is_not_cancelled():
+    with serving(scripts.ending_after_an_error) as server, Client(server.url) as client:
+        with pytest.raises(StageFailed):
+            client.generate(IMAGE)
+        assert not server.cancelled.wait(0.5)
+
+
 def test_an_error_event_ends_the_wait_even_if_the_stream_goes_on():
     with serving(scripts.hanging_after_an_error) as server, Client(server.url) as client:
         with pytest.raises(StageFailed) as raised:

@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import StageFailed, ZoetropeError
-from zoetrope_core.events import Failed
+from zoetrope_core.events import Done, Failed
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server import logs
@@ -76,6 +76,7 @@ class TritonChannel:
         self._request = request
         self._sender = request.get_response_sender()
         self._text = False
+        self._last: Response | None = None
         self.id: str = request.request_id()
 
     @property
@@ -96,31 +97,41 @@ class TritonChannel:
         return bool(self._sender.is_cancelled())
 
     def send(self, response: Response) -> None:
-        """Sends one response."""
-        tensors = contract.pack_response(response, text=self._text)
-        self._sender.send(
-            pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
-        )
+        """Sends one response; `done` waits for `finish`, which it goes out with."""
+        if isinstance(response.event, Done):
+            self._last = response
+        else:
+            self._sender.send(self._packed(response))
 
     def finish(self, error: ZoetropeError | None) -> None:
-        """Ends the stream, with an `error` event first where there is an error.
+        """Ends the stream, with the `error` event where there is an error.
 
         Never with an error response: with the header `triton_grpc_error` that ends the RPC, and Triton 2.51
-        crashes when it meets another response, or the client's cancellation, on its way out.
+        crashes when it meets another response, or the client's cancellation, on its way out. It crashes too
+        when a client has seen the last event and cancels before the stream has ended: so the last event and
+        the end are one message.
         """
+        last = self._last if error is None else _failed(error)
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
-            if error is not None:
-                self._send_error(error)
+            if last is not None:
+                self._sender.send(self._packed(last), flags=final)
+                return
         except Exception:
-            _logger.exception("the error of request %s could not be sent", self.id)
-        finally:
-            # Without it the client would wait for good.
-            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            _logger.exception("the last event of request %s could not be sent", self.id)
+        # Without it the client would wait for good.
+        self._sender.send(flags=final)
 
-    def _send_error(self, error: ZoetropeError) -> None:
-        body = error.to_event()
-        code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
-        self.send(Response(event=Failed(code=code, status=status, message=message, details=body)))
+    def _packed(self, response: Response) -> Any:
+        tensors = contract.pack_response(response, text=self._text)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+
+
+def _failed(error: ZoetropeError) -> Response:
+    """The `error` event of an error."""
+    body = error.to_event()
+    code, status, message = body.pop("code"), body.pop("status"), body.pop("message")
+    return Response(event=Failed(code=code, status=status, message=message, details=body))
 
 
 class Orchestrator:
