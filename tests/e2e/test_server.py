@@ -88,7 +88,9 @@ def test_every_format_comes_whole(client, format, codec):
     decoded = decode(video.data, format, (6, 64, 96, 3)).astype(float)
     frames = frames_of(client.stream(PHOTO, stream_frames=True, **fields))
     assert decoded.shape == frames.shape
-    assert np.abs(decoded - frames).mean() < (8 if format == "gif" else 6)  # noise: chroma is shared by 4
+    # Brightness alone: the frames of random weights are noise, whose colours four pixels share in a video.
+    error = np.abs((decoded - frames) @ (0.2126, 0.7152, 0.0722)).mean()
+    assert error < (8 if format == "gif" else 3)
 
 
 def test_a_format_without_the_codec_is_refused(client):
