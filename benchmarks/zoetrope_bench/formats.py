@@ -23,6 +23,7 @@ from rich.console import Console
 
 from zoetrope_bench.demo_videos import Frames, Settings, Subject, served_generator
 from zoetrope_bench.report import Figure, Report
+from zoetrope_export.parity import psnr
 from zoetrope_server.media.encode import encode_video
 from zoetrope_server.media.formats import VIDEO_SPECS
 
@@ -60,12 +61,6 @@ def _decode_video(data: bytes) -> Frames:
             graph.push(frame)
             found.append(graph.pull().to_ndarray())
     return np.stack(found)
-
-
-def psnr(frames: Frames, decoded: Frames) -> float:
-    """Peak signal-to-noise ratio in dB over all frames and channels."""
-    error = np.mean((frames.astype(np.float64) - decoded) ** 2)
-    return float(10 * np.log10(255**2 / error))
 
 
 def measure(frames: Frames, format: str, codec: str | None, quality: int, fps: int = 7) -> dict[str, Any]:

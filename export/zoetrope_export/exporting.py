@@ -135,7 +135,7 @@ def _verify(
     report("comparing a video with diffusers")
     narrowed = replace(plan.manifest, sizes=(size,), num_frames=(num_frames,))
     picture = plan.parity_picture(size)
-    return verify_pipeline(plan.checkpoint.directory, directory, narrowed, picture)
+    return verify_pipeline(plan.checkpoint, directory, narrowed, picture)
 
 
 def _with_colours(plan: Plan, report: Report) -> Plan:

@@ -21,7 +21,7 @@ from zoetrope_core.errors import NonFinite
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import GenerateRequest, ValidRequest
 from zoetrope_core.specs import STAGES, Array
-from zoetrope_export.checkpoint import open_checkpoint
+from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.parity import PipelineParity, max_abs_error, psnr
 from zoetrope_export.repository import stage_directory
 from zoetrope_server.engines import open_engine
@@ -66,11 +66,13 @@ class _Picture:
         return int(self.frame.shape[0]), int(self.frame.shape[1])
 
 
-def verify_pipeline(checkpoint: Path, repository: Path, manifest: Manifest, picture: Array) -> PipelineParity:
+def verify_pipeline(
+    checkpoint: Checkpoint, repository: Path, manifest: Manifest, picture: Array
+) -> PipelineParity:
     """Generates a short video with diffusers and with the engines of a repository, and compares the frames.
 
     Args:
-        checkpoint: the folder in diffusers' layout.
+        checkpoint: what the repository was exported from.
         repository: the model repository; its engines can run on this machine.
         manifest: its facts, narrowed to one frame size and one frame count, which are run.
         picture: u8 [H,W,3] of that frame size.
@@ -98,11 +100,13 @@ def verify_pipeline(checkpoint: Path, repository: Path, manifest: Manifest, pict
     )
 
 
-def reference_frames(checkpoint: Path, manifest: Manifest, request: ValidRequest, picture: Array) -> Array:
+def reference_frames(
+    checkpoint: Checkpoint, manifest: Manifest, request: ValidRequest, picture: Array
+) -> Array:
     """What `StableVideoDiffusionPipeline` makes of a picture in FP32, with our noise.
 
     Args:
-        checkpoint: the folder in diffusers' layout.
+        checkpoint: the weights.
         manifest: the facts of the checkpoint.
         request: what to generate.
         picture: u8 [H,W,3] of the frame size.
@@ -112,11 +116,13 @@ def reference_frames(checkpoint: Path, manifest: Manifest, request: ValidRequest
     """
     from diffusers import StableVideoDiffusionPipeline
 
-    opened = open_checkpoint(checkpoint)  # which takes files that only a variant has, too
     pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(
-        checkpoint, unet=opened.unet(), vae=opened.vae(), image_encoder=opened.image_encoder()
+        checkpoint.directory,
+        # Loaded here, as FP32, and also where a checkpoint has them as a variant only.
+        unet=checkpoint.unet(),
+        vae=checkpoint.vae(),
+        image_encoder=checkpoint.image_encoder(),
     )
-    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     height, width = request.size
     latent = manifest.latent_channels, *manifest.latent_size(request.size)

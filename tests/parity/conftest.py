@@ -36,9 +36,7 @@ class Bench:
         write_random_checkpoint(case.architecture, directory / "checkpoint", seed=1)
         self.checkpoint = open_checkpoint(directory / "checkpoint")
         self.manifest = manifest_of(self.checkpoint, case)
-        self.diffusers_frames = cache(
-            partial(lab.diffusers_frames, directory / "checkpoint", self.manifest, case)
-        )
+        self.diffusers_frames = cache(partial(lab.diffusers_frames, self.checkpoint, self.manifest, case))
         self.engines = cache(self._engines)
         self._repository = cache(self._export)
 

@@ -87,10 +87,10 @@ def request_of(manifest, case):
     return asked.validate(manifest)
 
 
-def diffusers_frames(directory, manifest, case):
+def diffusers_frames(checkpoint, manifest, case):
     """What `StableVideoDiffusionPipeline` makes of the case: frames u8 [F,H,W,3]."""
     request = request_of(manifest, case)
-    return verification.reference_frames(directory, manifest, request, sample_picture(*request.size))
+    return verification.reference_frames(checkpoint, manifest, request, sample_picture(*request.size))
 
 
 def torch_engines(checkpoint):

@@ -17,7 +17,7 @@ pytest.importorskip("diffusers")
 from rich.console import Console  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
-from zoetrope_bench import stage_report, stages  # noqa: E402
+from zoetrope_bench import overhead, stage_report, stages  # noqa: E402
 from zoetrope_bench.stage_reference import count_flops, hollow_component  # noqa: E402
 from zoetrope_bench.stage_report import Row  # noqa: E402
 from zoetrope_bench.stage_rounds import Contender, best_rate, measure  # noqa: E402
@@ -34,7 +34,6 @@ from zoetrope_bench.stage_tasks import (  # noqa: E402
     stage_tasks,
 )
 from zoetrope_bench.workers import Turn, Worker, WorkerFailed  # noqa: E402
-from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES, UNET, VAE_ENCODER  # noqa: E402
 from zoetrope_export.architectures import SVD_XT  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
@@ -67,24 +66,7 @@ def manifest_of(checkpoint, engine="openvino", precision="fp32"):
 
 
 def svd_xt_inputs(stage, chunk):
-    facts = Manifest(
-        checkpoint="svd-xt",
-        engine="openvino",
-        precision="fp32",
-        latent_channels=4,
-        embedding_dim=1024,
-        vae_scale_factor=8,
-        scaling_factor=0.18215,
-        clip_size=224,
-        clip_mean=(0.5, 0.5, 0.5),
-        clip_std=(0.5, 0.5, 0.5),
-        sigma_min=0.002,
-        sigma_max=700.0,
-        rho=7.0,
-        sizes=((576, 1024),),
-        num_frames=(25,),
-        decode_chunk_size=chunk,
-    )
+    facts = replace(overhead.SVD_XT, decode_chunk_size=chunk)
     return stage_inputs(STAGES[stage], facts)
 
 
