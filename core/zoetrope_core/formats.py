@@ -39,7 +39,7 @@ FORMATS: Mapping[str, Format] = {
     "mp4": Format(
         media_type="video/mp4",
         suffixes=(".mp4", ".m4v"),
-        codecs=("h264", "av1"),
+        codecs=("h264", "h265", "av1"),
         streams=True,
         multiple=2,
     ),
@@ -51,6 +51,8 @@ FORMATS: Mapping[str, Format] = {
     "jpeg": Format(media_type="application/zip", suffixes=(".jpeg.zip", ".jpg.zip")),
     "raw": Format(media_type="application/octet-stream", suffixes=(".raw", ".rgb")),
 }
+LEAST_SIDE: Mapping[str, int] = {"h265": 34}
+"""The least width and height in pixels of a codec that has one: x265 reads past the end of a single block."""
 CODECS = tuple(dict.fromkeys(codec for each in FORMATS.values() for codec in each.codecs))
 """Every codec of some format."""
 
@@ -89,6 +91,8 @@ def checked_codec(
     for name, side in zip(("height", "width"), size, strict=True):
         if side % row.multiple:
             raise _refused(name, str(side), f"a multiple of {row.multiple} in {format}")
+        if side < (least := LEAST_SIDE.get(codec or "", 1)):
+            raise _refused(name, str(side), f"at least {least} with {codec}")
     if fps > row.max_fps:
         raise _refused("fps", str(fps), f"an integer up to {row.max_fps} in {format}")
     return codec or row.default_codec

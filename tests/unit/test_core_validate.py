@@ -12,6 +12,7 @@ from hypothesis import given
 from request_cases import FIELDS, assert_names
 
 from zoetrope_core.errors import InvalidRequest
+from zoetrope_core.formats import checked_codec
 from zoetrope_core.request import GenerateRequest, ValidRequest
 
 
@@ -103,7 +104,7 @@ def test_the_format_brings_its_codec(asked, codec):
 @pytest.mark.parametrize(
     ("asked", "field", "value", "allowed"),
     [
-        ({"codec": "vp9"}, "codec", "vp9", "one of h264, av1 in mp4"),
+        ({"codec": "vp9"}, "codec", "vp9", "one of h264, h265, av1 in mp4"),
         ({"format": "webm", "codec": "h264"}, "codec", "h264", "one of vp9 in webm"),
         ({"format": "png", "codec": "h264"}, "codec", "h264", "none in png"),
         (
@@ -139,3 +140,9 @@ def test_previews_need_an_export_that_has_their_colours():
     assert GenerateRequest(preview_every=0).validate(MANIFEST).preview_every == 0
     coloured = dataclasses.replace(MANIFEST, latent_rgb=COLOURS)
     assert GenerateRequest(preview_every=2).validate(coloured).preview_every == 2
+
+
+def test_a_codec_may_have_a_least_size():
+    with pytest.raises(InvalidRequest, match="width: got '32', allowed is at least 34 with h265"):
+        checked_codec("mp4", "h265", size=(64, 32), fps=7, streams=False)
+    assert checked_codec("mp4", "h265", size=(64, 40), fps=7, streams=False) == "h265"

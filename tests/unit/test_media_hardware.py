@@ -26,10 +26,10 @@ def test_the_probe_says_of_each_what_it_found(caplog):
 
 
 @pytest.mark.parametrize("streams", [False, True])
-@pytest.mark.parametrize("codec", ["h264", "av1"])
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
 def test_one_that_cannot_be_opened_leaves_it_to_the_software_and_says_so_once(codec, streams, caplog):
     """Frames smaller than any GPU's encoder takes: nothing opens, with a GPU or without."""
-    clip, everything = moving(4, 16, 16), HardwareEncoders(HARDWARE_SPECS)
+    clip, everything = moving(4, 34, 34), HardwareEncoders(HARDWARE_SPECS)
     files = []
     for _ in range(2):
         with VideoEncoder(fps=7, codec=codec, streams=streams, hardware=everything) as encoder:

@@ -44,7 +44,7 @@ def test_ffmpeg_decodes_it(format, codec, streams, tmp_path):
     if codec:
         tags = [stream[f"color_{name}"] for name in ("range", "space", "transfer", "primaries")]
         assert tags == ["tv", "bt709", "bt709", "bt709"]
-        assert (stream["codec_name"], stream["r_frame_rate"]) == (codec, "7/1")
+        assert (stream["codec_name"], stream["r_frame_rate"]) == ({"h265": "hevc"}.get(codec, codec), "7/1")
     scale = "scale=flags=bicubic+accurate_rnd+full_chroma_int"
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-vf", scale, "-fps_mode", "passthrough"]
     raw = subprocess.run(
@@ -62,6 +62,7 @@ def test_chromium_shows_it(tmp_path):
             data=encoded(format, codec, streams), type=FORMATS[format].media_type, fps=FPS, frames=(0, 3, 5)
         )
         for format, codec, streams in SHOWN
+        if codec != "h265"  # which Debian's Chromium is built without
     }
     shown = browser.shown(files, tmp_path / "profile")
     for name, each in shown.items():

@@ -135,6 +135,8 @@ class _AvContainer:
         context = stream.codec_context
         context.thread_count, context.thread_type = THREADS, spec.threads
         context.time_base = 1 / self._ticks
+        if spec.tag is not None:
+            context.codec_tag = spec.tag
         if spec.pixel_format == YUV:
             tag_bt709(context)
         self._container.start_encoding()  # opens the codec now, not with the first frame

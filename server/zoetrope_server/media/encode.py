@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from zoetrope_core.errors import MediaFailed
-from zoetrope_core.formats import FORMATS
+from zoetrope_core.formats import FORMATS, LEAST_SIDE
 from zoetrope_server.media.containers import Container, File, Frames, Pipe, open_container
 from zoetrope_server.media.formats import VideoSpec, video_spec
 from zoetrope_server.media.hardware import ENCODER_ERRORS, NO_HARDWARE, HardwareEncoders
@@ -93,7 +93,7 @@ class VideoEncoder:
             raise MediaFailed(f"fps must be more than 0 and at most {row.max_fps} in {format}, not {fps}")
         if not 0 <= quality <= 100:
             raise MediaFailed(f"quality must be in 0..100, not {quality}")
-        self._multiple = row.multiple
+        self._multiple, self._least = row.multiple, LEAST_SIDE.get(codec or "", 1)
         self._software, self._faster = software, hardware.spec((format, codec), streams=streams)
         self._hardware = hardware
         self._fps = Fraction(fps)
@@ -175,7 +175,9 @@ class VideoEncoder:
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise MediaFailed(f"frames must be u8 [f, H, W, 3], not {frames.dtype} {list(frames.shape)}")
         height, width = frames.shape[1:3]
-        if min(height, width) < 1 or height % self._multiple or width % self._multiple:
+        if min(height, width) < self._least:
+            raise MediaFailed(f"{width}x{height} is less than {self._least} each way")
+        if height % self._multiple or width % self._multiple:
             raise MediaFailed(f"{width}x{height} is not a multiple of {self._multiple} each way")
         if self._size not in (None, (height, width)):
             raise MediaFailed(f"a {width}x{height} frame in a video of another size")
