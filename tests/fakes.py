@@ -73,6 +73,13 @@ class FakeStages:
 
     async def decode(self, latents):
         self._enter("decode", latents.shape)
+        return self._pixels(latents)
+
+    async def decode_fp32(self, latents):
+        self._enter("decode_fp32", latents.shape)
+        return self._pixels(latents)
+
+    def _pixels(self, latents):
         f = self.manifest.vae_scale_factor
         frames = latents[:, :3].repeat(f, 2).repeat(f, 3).transpose(0, 2, 3, 1)
         return np.clip((frames + 1) * 127.5, 0, 255).astype(np.uint8)

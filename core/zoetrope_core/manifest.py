@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope_core.preview import LatentRgb
+from zoetrope_core.specs import STAGES, VAE_DECODER_FP32, StageSpec
 
 FILE_NAME = "zoetrope.json"
 VERSION = 1
@@ -40,6 +41,7 @@ class Manifest:
         frame_range: the least and the largest of further frame counts that they take; None for none.
         trained_size: the frame size that the checkpoint was trained at, where that is known.
         trained_frames: the frame count that it was trained at, where that is known.
+        fp32_decoder: whether there is a decoder at FP32 too, for what overflows in the first.
     """
 
     checkpoint: str
@@ -65,6 +67,7 @@ class Manifest:
     frame_range: tuple[int, int] | None = None
     trained_size: Size | None = None
     trained_frames: int | None = None
+    fp32_decoder: bool = False
     version: int = VERSION
 
     @classmethod
@@ -117,6 +120,10 @@ class Manifest:
     def symbols(self) -> dict[str, int]:
         """The values of the static symbols of the stage specs: C, E and S."""
         return {"C": self.latent_channels, "E": self.embedding_dim, "S": self.clip_size}
+
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages that the repository holds, in the order in which a request meets them."""
+        return (*STAGES.values(), *([VAE_DECODER_FP32] if self.fp32_decoder else []))
 
     def latent_size(self, size: Size) -> Size:
         """The latents' (h, w) of a frame size (H, W)."""

@@ -9,7 +9,7 @@ Symbols of a shape (the batch dimension B, one row per video, always comes first
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,10 @@ VAE_DECODER = StageSpec(
 STAGES: Mapping[str, StageSpec] = {
     stage.name: stage for stage in (IMAGE_ENCODER, VAE_ENCODER, UNET, VAE_DECODER)
 }
-"""All stages by name, in the order in which a request meets them."""
+"""The four stages by name, in the order in which a request meets them."""
+VAE_DECODER_FP32 = replace(VAE_DECODER, name="vae_decoder_fp32")
+"""The decoder at FP32, beside one of less: what overflows there is decoded here."""
+ALL_STAGES: Mapping[str, StageSpec] = {**STAGES, VAE_DECODER_FP32.name: VAE_DECODER_FP32}
+"""The stages that a repository may hold, by name."""
 STATIC_SYMBOLS = ("C", "E", "S")
 """Symbols whose value is the checkpoint's, not the request's."""

@@ -102,6 +102,7 @@ class Checkpoint:
         max_batch_size: int,
         name: str | None = None,
         trained_size: Size | None = None,
+        fp32_decoder: bool = False,
     ) -> Manifest:
         """The manifest of this checkpoint, exported so; a `trained_size` goes before the checkpoint's own.
 
@@ -136,6 +137,7 @@ class Checkpoint:
             grid=self.grid,
             trained_size=trained_size or self.trained_size,
             trained_frames=self.num_frames,
+            fp32_decoder=fp32_decoder,
         )
 
 

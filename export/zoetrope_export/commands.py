@@ -93,6 +93,10 @@ def export(
     host: Annotated[
         str, typer.Option(help="What runs the engines: python, or triton for its own backends.")
     ] = "python",
+    fp32_decoder: Annotated[
+        bool,
+        typer.Option("--fp32-decoder", help="Add a decoder at FP32, for chunks that overflow in the first."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Build although disk or memory look too small.")
     ] = False,
@@ -124,6 +128,7 @@ def export(
             cache=cache,
             force=force,
             host=host,
+            fp32_decoder=fp32_decoder,
             picture=picture,
             verify=verify,
             allow_drift=allow_drift,
@@ -181,6 +186,7 @@ class Wanted:
     cache: Path | None
     force: bool
     host: str
+    fp32_decoder: bool
     picture: Path | None
     verify: bool
     allow_drift: bool
@@ -199,12 +205,13 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
     quiet_libraries()
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
-    from zoetrope_export.engines import check_supported
+    from zoetrope_export.engines import check_fp32_decoder, check_supported
     from zoetrope_export.profiles import with_ranges
     from zoetrope_export.progress import ExportProgress
     from zoetrope_export.repository import check_host, check_target
 
     check_supported(wanted.engine, wanted.precision)
+    check_fp32_decoder(wanted.fp32_decoder, wanted.precision)
     check_host(wanted.host, wanted.engine)
     options = _build_options(wanted)
     check_target(out, Path.cwd(), options.cache)
@@ -222,6 +229,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         max_batch_size=wanted.max_batch or exporting.default_max_batch(wanted.precision),
         name=wanted.name,
         trained_size=wanted.trained_size,
+        fp32_decoder=wanted.fp32_decoder,
     )
     plan = exporting.Plan(
         checkpoint=opened,

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoetrope_core.specs import Array, StageSpec
+from zoetrope_core.specs import VAE_DECODER, Array, StageSpec
 from zoetrope_export import onnx_graphs
 from zoetrope_export.errors import ExportError
-from zoetrope_server.engines import ENGINES
+from zoetrope_server.engines import ENGINES, stage_precision
 from zoetrope_server.engines.openvino import FILE_NAME as OPENVINO_FILE
 
 _logger = logging.getLogger(__name__)
@@ -23,6 +23,12 @@ def check_supported(engine: str, precision: str) -> None:
     if precision not in ENGINES.get(engine, ()):
         supported = ", ".join(f"{name} {kind}" for name, kinds in ENGINES.items() for kind in kinds)
         raise ExportError(f"engine {engine} at {precision} is not supported; supported: {supported}")
+
+
+def check_fp32_decoder(wanted: bool, precision: str) -> None:
+    """Refuses a second decoder at FP32 where the first is at FP32; raises ExportError."""
+    if wanted and stage_precision(VAE_DECODER, precision) == "fp32":
+        raise ExportError(f"--fp32-decoder: at {precision} the decoder is at fp32 already")
 
 
 def build_engine(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, VAE_ENCODER, Array, StageSpec
+from zoetrope_core.specs import VAE_ENCODER, Array, StageSpec
 from zoetrope_export import repository
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engines import TorchEngine
@@ -101,7 +101,8 @@ def export_repository(
         size, frames = parity_size(plan)
         trajectory = Trajectory(plan.manifest, plan.parity_picture(size), num_frames=frames)
         parities = tuple(
-            _export_stage(plan, builder, stage, directory, trajectory, report) for stage in STAGES.values()
+            _export_stage(plan, builder, stage, directory, trajectory, report)
+            for stage in plan.manifest.stages()
         )
         outcome = ParityReport(
             engine=plan.manifest.engine,

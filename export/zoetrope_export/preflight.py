@@ -18,7 +18,7 @@ import psutil
 from safetensors import SafetensorError, safe_open
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import IMAGE_ENCODER, STAGES, UNET, VAE_DECODER, VAE_ENCODER
+from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines import stage_precision
@@ -29,6 +29,7 @@ _COMPONENT: Mapping[str, str] = {
     VAE_ENCODER.name: "vae",
     UNET.name: "unet",
     VAE_DECODER.name: "vae",
+    VAE_DECODER_FP32.name: "vae",
 }
 """The component of the checkpoint that holds the weights of a stage; the VAE is counted for both of its."""
 _FP32_BYTES = 4
@@ -101,8 +102,8 @@ def estimate(
     """
     weights = stage_weights(checkpoint)
     files = {
-        name: count * _WEIGHT_BYTES[stage_precision(STAGES[name], manifest.precision)] + _KERNELS
-        for name, count in weights.items()
+        stage.name: weights[stage.name] * _WEIGHT_BYTES[stage_precision(stage, manifest.precision)] + _KERNELS
+        for stage in manifest.stages()
     }
     needs = _disk(files, out, cache)
     needs.append(_memory(weights, files, manifest))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoetrope_core import manifest as manifests
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, StageSpec
+from zoetrope_core.specs import StageSpec
 from zoetrope_export import pbtxt
 from zoetrope_export.errors import ExportError
 from zoetrope_export.onnx_graphs import FILE_NAME as ONNX_FILE
@@ -108,7 +108,7 @@ def write_layout(repository: Path, manifest: Manifest, *, queue_delay_us: int = 
         queue_delay_us: see `pbtxt.render`.
     """
     manifest.save(repository)
-    for stage in STAGES.values():
+    for stage in manifest.stages():
         directory = stage_directory(repository, stage.name)
         directory.mkdir(parents=True)
         (directory / "model.py").write_text(_STAGE_MODEL)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
+from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.rewrites import rewrite_decoder, rewrite_unet
 
@@ -151,6 +151,7 @@ _BUILDERS: Mapping[str, Callable[[Checkpoint, int | None], nn.Module]] = {
     VAE_ENCODER.name: _vae_encoder,
     UNET.name: _unet,
     VAE_DECODER.name: _vae_decoder,
+    VAE_DECODER_FP32.name: _vae_decoder,
 }
 
 

@@ -12,7 +12,7 @@ from zoetrope_core import guidance, image, latents
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.sampling import Step, euler
 from zoetrope_core.schedules import karras
-from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, Array
+from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER, Array
 from zoetrope_server.engines import Engine
 
 STEPS = 3
@@ -45,7 +45,7 @@ class Recorder:
 
 
 class Trajectory:
-    """One generation, run stage by stage in the order of `STAGES`, so that one stage is loaded at a time."""
+    """One generation, run stage by stage in the order of `Manifest.stages`: one at a time is loaded."""
 
     def __init__(self, manifest: Manifest, picture: Array, *, num_frames: int) -> None:
         """Prepares a generation of `num_frames` frames from a picture u8 [H,W,3] of the frame size."""
@@ -69,6 +69,7 @@ class Trajectory:
             VAE_ENCODER.name: self._encode_latents,
             UNET.name: self._denoise,
             VAE_DECODER.name: self._decode,
+            VAE_DECODER_FP32.name: self._decode,
         }[stage]
         self._results[stage] = step(recorder)
         return recorder.samples

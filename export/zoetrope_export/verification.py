@@ -20,7 +20,7 @@ from zoetrope_core.contract import Response
 from zoetrope_core.errors import NonFinite
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import GenerateRequest, ValidRequest
-from zoetrope_core.specs import STAGES, Array
+from zoetrope_core.specs import Array
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.parity import PipelineParity, max_abs_error, psnr
 from zoetrope_export.repository import stage_directory
@@ -85,10 +85,13 @@ def verify_pipeline(
     request = asked.validate(manifest)
     expected = reference_frames(checkpoint, manifest, request, picture)
     engines = {
-        name: open_engine(
-            stage_directory(repository, name), stage, engine=manifest.engine, precision=manifest.precision
+        stage.name: open_engine(
+            stage_directory(repository, stage.name),
+            stage,
+            engine=manifest.engine,
+            precision=manifest.precision,
         )
-        for name, stage in STAGES.items()
+        for stage in manifest.stages()
     }
     try:
         actual = pipeline_frames(manifest, LocalStages(engines), request, picture)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import UNET, VAE_DECODER, Array, StageSpec
+from zoetrope_core.specs import UNET, VAE_DECODER, VAE_DECODER_FP32, Array, StageSpec
 
 Inputs = Mapping[str, Array]
 
@@ -101,7 +101,7 @@ def _shapes_of(stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array
         for batch in range(1, manifest.max_batch_size + 1):
             yield example_inputs(stage, manifest, batch=batch)
         yield example_inputs(stage, manifest, rows=1)
-    elif stage.name == VAE_DECODER.name:
+    elif stage.name in (VAE_DECODER.name, VAE_DECODER_FP32.name):
         chunk = min(manifest.decode_chunk_size, manifest.num_frames[0])
         for length in (chunk, manifest.num_frames[0] % chunk or chunk):
             yield example_inputs(stage, replace(manifest, decode_chunk_size=length))

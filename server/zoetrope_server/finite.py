@@ -24,22 +24,39 @@ def require_finite(array: Array, stage: str) -> Array:
     return array
 
 
+Decode = Callable[[Array], Awaitable[Array]]
+"""From latents f32 [f,C,h,w] to frames u8 [f,H,W,3]; raises NonFinite, as `Stages.decode`."""
+
+
 async def decode_finite(
-    decode: Callable[[Array], Awaitable[Array]], latents: Array, check: Callable[[], None]
+    decode: Decode, latents: Array, check: Callable[[], None], *, exact: Decode | None = None
 ) -> Array:
-    """Decodes a chunk; one that is not finite is decoded again in halves, down to single frames.
+    """Decodes a chunk; one that is not finite is decoded again in halves, and at last at FP32.
 
     Args:
-        decode: from latents to frames, see `zoetrope_server.stages.Stages`.
+        decode: the decoder.
         latents: f32 [f,C,h,w], finite.
         check: raises when the request must not go on.
+        exact: the decoder at FP32, which gets the chunk as a whole; None where there is none.
 
     Returns:
         Frames u8 [f,H,W,3].
 
     Raises:
-        NonFinite: a single frame is not finite either.
+        NonFinite: a single frame is not finite either, nor the chunk at FP32.
     """
+    try:
+        return await _decode_in_halves(decode, latents, check)
+    except NonFinite:
+        if exact is None:
+            raise
+    check()
+    _logger.warning("a single frame was not finite; decoding %d at FP32", len(latents))
+    return await exact(latents)
+
+
+async def _decode_in_halves(decode: Decode, latents: Array, check: Callable[[], None]) -> Array:
+    """Decodes a chunk; one that is not finite is decoded again in halves, down to single frames."""
     check()
     try:
         return await decode(latents)
@@ -48,5 +65,5 @@ async def decode_finite(
             raise
     half = (len(latents) + 1) // 2
     _logger.warning("a chunk of %d frames was not finite; decoding %d at once", len(latents), half)
-    parts = [await decode_finite(decode, part, check) for part in (latents[:half], latents[half:])]
+    parts = [await _decode_in_halves(decode, part, check) for part in (latents[:half], latents[half:])]
     return np.concatenate(parts)

@@ -217,12 +217,13 @@ class ImageToVideo:
             streams=request.stream_video,
             hardware=self.hardware,
         )
+        exact = self.stages.decode_fp32 if self.manifest.fp32_decoder else None
         await job.progress("decode", 0, len(starts))
         async with OverlappedEncoder(encoder, self.media, sender.part) as encoding:
             for number, start in enumerate(starts, start=1):
                 chunk = unscaled[start : start + request.decode_chunk_size]
                 with job.timed("decode"):
-                    frames = await decode_finite(self.stages.decode, chunk, job.stream.check)
+                    frames = await decode_finite(self.stages.decode, chunk, job.stream.check, exact=exact)
                 if request.stream_frames:
                     await job.stream.send(Response(frames=frames))
                 await encoding.add(frames)

@@ -11,7 +11,15 @@ import numpy as np
 
 from zoetrope_core.errors import NonFinite, StageFailed, ZoetropeError
 from zoetrope_core.sampling import Denoiser
-from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, Array, StageSpec
+from zoetrope_core.specs import (
+    IMAGE_ENCODER,
+    UNET,
+    VAE_DECODER,
+    VAE_DECODER_FP32,
+    VAE_ENCODER,
+    Array,
+    StageSpec,
+)
 from zoetrope_server.engines import Engine
 from zoetrope_server.finite import require_finite
 
@@ -46,7 +54,7 @@ class Conditioning:
 
 
 class Stages(Protocol):
-    """The four compiled stages of one video; shapes without the batch dimension."""
+    """The compiled stages of one video; shapes without the batch dimension."""
 
     async def encode_image(self, pixel_values: Array) -> Array:
         """f32 [3,S,S] to the image embedding f32 [E]."""
@@ -62,6 +70,10 @@ class Stages(Protocol):
 
     async def decode(self, latents: Array) -> Array:
         """Unscaled latents f32 [f,C,h,w] of one chunk to frames u8 [f,H,W,3]; raises NonFinite."""
+        ...
+
+    async def decode_fp32(self, latents: Array) -> Array:
+        """The same at FP32, where the manifest says `fp32_decoder`."""
         ...
 
 
@@ -95,9 +107,16 @@ class ContractStages(ABC):
 
     async def decode(self, latents: Array) -> Array:
         """See `Stages`."""
-        outputs = await self.bind(VAE_DECODER, {})({"latents": latents[None]})
+        return await self._decode(VAE_DECODER, latents)
+
+    async def decode_fp32(self, latents: Array) -> Array:
+        """See `Stages`."""
+        return await self._decode(VAE_DECODER_FP32, latents)
+
+    async def _decode(self, decoder: StageSpec, latents: Array) -> Array:
+        outputs = await self.bind(decoder, {})({"latents": latents[None]})
         if not outputs["finite"].all():
-            raise NonFinite("the VAE decoder computed NaN or infinity", stage=VAE_DECODER.name)
+            raise NonFinite(f"{decoder.name} computed NaN or infinity", stage=decoder.name)
         return _first(outputs, "frames")
 
 

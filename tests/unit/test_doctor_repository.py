@@ -149,6 +149,13 @@ def test_an_entry_model_is_missing(whole):
     assert wrong(whole) == {"models": "missing: image_to_video/1/model.py"}
 
 
+def test_the_second_decoder_is_missing(whole):
+    manifest = whole / "zoetrope.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**facts, "fp32_decoder": True}))
+    assert "the model vae_decoder_fp32 has no configuration" in wrong(whole)["repository"]
+
+
 def test_a_stage_has_no_configuration(whole):
     (whole / "unet" / "config.pbtxt").unlink()
     assert "the model unet has no configuration" in wrong(whole)["repository"]

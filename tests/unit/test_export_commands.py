@@ -137,6 +137,12 @@ def wrong_weight(monkeypatch):
     monkeypatch.setattr(stage_builds, "build_engine", wrong)
 
 
+def test_a_second_decoder_at_the_same_precision_is_refused(checkpoint, tmp_path):
+    result = export(checkpoint, tmp_path / "repository", "--fp32-decoder", engine="onnxruntime")
+    assert result.exit_code == 1
+    assert "the decoder is at fp32 already" in result.output
+
+
 @pytest.mark.usefixtures("wrong_weight")
 def test_an_engine_outside_its_tolerance_is_not_put_in_place(checkpoint, tmp_path):
     """Exit code 1, the numbers in the message, no repository."""

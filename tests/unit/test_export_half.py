@@ -1,6 +1,7 @@
 """FP16 graphs: half where it is fast, FP32 where FP16 overflows or forgets, PyTorch's numbers."""
 
 import asyncio
+import copy
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("diffusers")
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_core.errors import NonFinite  # noqa: E402
-from zoetrope_core.specs import STAGES  # noqa: E402
+from zoetrope_core.specs import STAGES, VAE_DECODER_FP32  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.engines import TorchEngine  # noqa: E402
 from zoetrope_export.half import FloatGroupNorm, to_half  # noqa: E402
@@ -22,6 +23,7 @@ from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
+from zoetrope_server.finite import decode_finite  # noqa: E402
 from zoetrope_server.stages import LocalStages  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -199,11 +201,16 @@ def test_activations_beyond_fp16_are_flagged_and_never_frames(checkpoint, tmp_pa
     module.decoder.conv_in.weight.data *= 1e6
     inputs = inputs_of(stage, 1, f=3)
     assert TorchEngine(module, stage).run(inputs)["finite"].all()
-    export_onnx(to_half(module, stage), stage, trace_symbols(checkpoint), tmp_path)
+    half = to_half(copy.deepcopy(module), stage)
+    export_onnx(half, stage, trace_symbols(checkpoint), tmp_path)
     engine = OnnxRuntimeEngine(tmp_path)
     assert not engine.run(inputs)["finite"].any()
-    with pytest.raises(NonFinite, match="VAE decoder"):
-        asyncio.run(LocalStages({stage.name: engine}).decode(inputs["latents"][0]))
+    stages = LocalStages({stage.name: engine, VAE_DECODER_FP32.name: TorchEngine(module, stage)})
+    latents = inputs["latents"][0]
+    with pytest.raises(NonFinite, match="vae_decoder computed"):
+        asyncio.run(decode_finite(stages.decode, latents, lambda: None))
+    rescued = asyncio.run(decode_finite(stages.decode, latents, lambda: None, exact=stages.decode_fp32))
+    assert np.array_equal(rescued, TorchEngine(module, stage).run(inputs)["frames"][0])
 
 
 def test_an_encoder_that_overflows_is_named():

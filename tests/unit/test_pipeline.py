@@ -161,6 +161,18 @@ async def test_a_frame_that_overflows_ends_the_request(media):
     assert [shape[0] for name, shape in stages.calls if name == "decode"] == [4, 2, 1]
 
 
+async def test_a_frame_that_overflows_is_decoded_at_fp32_where_that_decoder_exists(media):
+    request = {"num_inference_steps": 1, "seed": 1, "stream_frames": True}
+    plain = await run(media, **request)
+    stages = Overflowing(0)
+    overflowing = await run(media, stages, manifest=replace(MANIFEST, fp32_decoder=True), **request)
+    decoded = [(name, shape[0]) for name, shape in stages.calls if name.startswith("decode")]
+    first = [("decode", 4), ("decode", 2), ("decode", 1), ("decode_fp32", 4)]
+    assert decoded == [*first, ("decode", 2), ("decode", 1), ("decode_fp32", 2)]
+    frames = [[r.frames for r in stream.sent if r.frames is not None] for _, stream in (plain, overflowing)]
+    assert np.array_equal(np.concatenate(frames[0]), np.concatenate(frames[1]))
+
+
 async def test_latents_that_are_not_finite_are_not_decoded(media):
     class Broken(FakeStages):
         async def prepare(self, conditioning):

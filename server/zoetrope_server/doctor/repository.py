@@ -51,12 +51,13 @@ def examine(path: Path, here: Here) -> list[Finding]:
     """All checks of a repository; the later ones only where the manifest can be read."""
     try:
         repository = check_repository(path)
-        backends = {name: stage_files.native_backend(repository, spec) for name, spec in STAGES.items()}
+        stages = _stages(repository)
+        backends = [stage_files.native_backend(repository, spec) for spec in stages]
     except (LaunchError, EngineError) as error:
         return [refused("repository", error)]
     except OSError as error:
         return [Finding(name="repository", level=Level.ERROR, found=str(error), advice="give its folder")]
-    first = [readable(repository), models(repository), parity(repository)]
+    first = [readable(repository), models(repository, stages), parity(repository)]
     try:
         served = Manifest.load(repository)
     except (OSError, ValueError) as error:
@@ -66,12 +67,23 @@ def examine(path: Path, here: Here) -> list[Finding]:
         return first
     return [
         *first,
-        *([library(served, here)] if None in backends.values() else []),
-        *(_stage(repository, STAGES[name], served, backend, here) for name, backend in backends.items()),
+        *([library(served, here)] if None in backends else []),
+        *(
+            _stage(repository, spec, served, backend, here)
+            for spec, backend in zip(stages, backends, strict=True)
+        ),
         precision(served, here.cpu_flags),
         compiled(repository, served),
         traffic.room(served, free=here.free_shm, max_active=here.max_active),
     ]
+
+
+def _stages(repository: Path) -> tuple[StageSpec, ...]:
+    """The stages that the manifest names; those of every repository where it cannot be read."""
+    try:
+        return Manifest.load(repository).stages()
+    except (OSError, ValueError):
+        return tuple(STAGES.values())
 
 
 def readable(repository: Path, allowed: Callable[[Path, int], bool] = os.access) -> Finding:
@@ -90,11 +102,11 @@ def readable(repository: Path, allowed: Callable[[Path, int], bool] = os.access)
     return Finding(name="repository", level=Level.OK, found=f"{repository}, {len(files)} files")
 
 
-def models(repository: Path) -> Finding:
-    """Whether the entry models and those of all stages are there."""
+def models(repository: Path, stages: Sequence[StageSpec]) -> Finding:
+    """Whether the entry models and those of the stages are there."""
     missing = [
         str(file.relative_to(repository))
-        for name in (*_ENTRY_MODELS, *STAGES)
+        for name in (*_ENTRY_MODELS, *(spec.name for spec in stages))
         for file in (repository / name / "config.pbtxt", repository / name / "1")
         if not file.exists()
     ]
@@ -104,9 +116,8 @@ def models(repository: Path) -> Finding:
     if missing:
         found = f"missing: {', '.join(missing)}"
         return Finding(name="models", level=Level.ERROR, found=found, advice=_EXPORT)
-    return Finding(
-        name="models", level=Level.OK, found=f"{len(_ENTRY_MODELS)} entry models, {len(STAGES)} stages"
-    )
+    found = f"{len(_ENTRY_MODELS)} entry models, {len(stages)} stages"
+    return Finding(name="models", level=Level.OK, found=found)
 
 
 def parity(repository: Path) -> Finding:
@@ -170,7 +181,7 @@ def compiled(repository: Path, served: Manifest, allowed: Callable[[Path, int], 
     name = "compiled models"
     if served.engine != "openvino":
         return Finding(name=name, level=Level.OK, found=f"{served.engine} compiles nothing when it serves")
-    folders = [stage_files.version_folder(repository, stage) for stage in STAGES.values()]
+    folders = [stage_files.version_folder(repository, stage) for stage in served.stages()]
     closed = [folder for folder in folders if not allowed(folder, os.W_OK)]
     if not closed:
         return Finding(name=name, level=Level.OK, found="kept beside the models")

@@ -10,7 +10,6 @@ import numpy as np
 
 from zoetrope_core.contract import MAX_IMAGE_BYTES
 from zoetrope_core.manifest import Manifest, Size
-from zoetrope_core.specs import STAGES
 from zoetrope_server.doctor.findings import Finding, Level
 
 _MIB = 1 << 20
@@ -66,7 +65,7 @@ def largest(manifest: Manifest) -> Traffic:
             math.prod(spec.shape(symbols)) * np.dtype(spec.numpy_dtype).itemsize
             for spec in (*stage.inputs, *stage.outputs)
         )
-        for stage in STAGES.values()
+        for stage in manifest.stages()
     }
     return Traffic(size=size, frames=frames, stages=stages)
 

@@ -13,7 +13,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES, Array, StageSpec
+from zoetrope_core.specs import ALL_STAGES, Array, StageSpec
 from zoetrope_server import batching, logs
 from zoetrope_server.engines import Engine, open_engine
 
@@ -28,7 +28,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Opens the engine and warms it up, so that the first request is as quick as the tenth."""
         model = Path(args["model_repository"])
-        self._stage = STAGES[args["model_name"]]
+        self._stage = ALL_STAGES[args["model_name"]]
         logs.configure(self._stage.name)
         self._max_batch = max(1, int(json.loads(args["model_config"])["max_batch_size"]))
         manifest = Manifest.load(model.parent)
