@@ -52,7 +52,16 @@ METRICS: Mapping[str, Metric] = {
         kind="gauge", help="Estimated seconds of work of the requests that run and wait"
     ),
 }
-"""All metrics by name."""
+"""The metrics of the orchestrator by name."""
+STAGE_METRICS: Mapping[str, Metric] = {
+    "zoetrope_execution_videos": Metric(
+        kind="histogram",
+        help="Videos that shared an execution of a stage, where more than one may",
+        label="stage",
+        buckets=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+    ),
+}
+"""The metrics of the stages that Python hosts."""
 
 
 class Metrics(Protocol):

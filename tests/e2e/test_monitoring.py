@@ -17,7 +17,7 @@ from fakes import png
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
 from zoetrope_server.launcher.ports import choose_ports
-from zoetrope_server.metrics import METRICS
+from zoetrope_server.metrics import METRICS, STAGE_METRICS
 
 pytestmark = pytest.mark.e2e
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
@@ -88,7 +88,7 @@ def test_the_rules_are_rules():
 def test_the_rules_and_the_dashboard_read_what_there_is():
     suffixes = re.compile(r"_(bucket|sum|count)$")
     ours = {name for name in names() if name.startswith("zoetrope")}
-    assert {suffixes.sub("", name) for name in ours} <= set(METRICS)
+    assert {suffixes.sub("", name) for name in ours} <= {*METRICS, *STAGE_METRICS}
     assert {name for name in names() if name.endswith("_bucket")} == {
         f"{name}_bucket" for name, metric in METRICS.items() if metric.kind == "histogram"
     }

@@ -46,6 +46,12 @@ def model(backend, monkeypatch, tmp_path):
     return instance
 
 
+def test_the_videos_of_each_execution_are_counted(backend, model):
+    model.execute([request(backend, 1.0), request(backend, 2.0, rows=1), request(backend, 3.0)])
+    family = backend.MetricFamily.families["zoetrope_execution_videos"]
+    assert family.updates == [("observe", "unet", 2), ("observe", "unet", 1)]
+
+
 def request(backend, value, rows=2):
     inputs = example_inputs(UNET, MANIFEST, rows=rows)
     return backend.Request({**inputs, "latents": inputs["latents"] * value})

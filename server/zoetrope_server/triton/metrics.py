@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from zoetrope_server.metrics import METRICS
+from zoetrope_server.metrics import METRICS, Metric
 
 _logger = logging.getLogger(__name__)
 
@@ -15,16 +16,17 @@ _logger = logging.getLogger(__name__)
 class TritonMetrics:
     """See `zoetrope_server.metrics.Metrics`. A metric that cannot be updated never ends a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Mapping[str, Metric] = METRICS) -> None:
         """Registers all families; those without a label begin at 0."""
+        self._facts = metrics
         self._families = {
             name: pb_utils.MetricFamily(
                 name=name, description=metric.help, kind=getattr(pb_utils.MetricFamily, metric.kind.upper())
             )
-            for name, metric in METRICS.items()
+            for name, metric in metrics.items()
         }
         self._metrics: dict[tuple[str, str], Any] = {}
-        for name, metric in METRICS.items():
+        for name, metric in metrics.items():
             if not metric.label:
                 self._metric(name, "")
 
@@ -53,7 +55,7 @@ class TritonMetrics:
 
     def _metric(self, name: str, label: str) -> Any:
         if (name, label) not in self._metrics:
-            facts = METRICS[name]
+            facts = self._facts[name]
             options = {"buckets": list(facts.buckets)} if facts.buckets else {}
             labels = {facts.label: label} if facts.label else {}
             self._metrics[name, label] = self._families[name].Metric(labels=labels, **options)

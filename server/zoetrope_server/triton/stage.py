@@ -16,6 +16,8 @@ from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import ALL_STAGES, Array, StageSpec
 from zoetrope_server import batching, logs
 from zoetrope_server.engines import Engine, open_engine
+from zoetrope_server.metrics import STAGE_METRICS
+from zoetrope_server.triton.metrics import TritonMetrics
 
 _logger = logging.getLogger(__name__)
 _SMALL_MODEL_BYTES = 256 << 20
@@ -36,6 +38,8 @@ class TritonPythonModel:
         self._engine = self.open(directory, self._stage, manifest)
         for inputs in _warm_up_inputs(directory, self._stage, manifest):
             self._engine.run(inputs)
+        # Each update is a message to Triton: none where there is nothing to learn.
+        self._metrics = TritonMetrics(STAGE_METRICS) if self._max_batch > 1 else None
 
     def open(self, directory: Path, stage: StageSpec, manifest: Manifest) -> Engine:
         """The engine of the stage, from the version folder of its model."""
@@ -52,9 +56,21 @@ class TritonPythonModel:
         inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
         responses: list[Any] = [None] * len(requests)
         for group in batching.groups(inputs, self._max_batch):
+            self._count([inputs[index] for index in group])
             for index, response in zip(group, self._compute([inputs[index] for index in group]), strict=True):
                 responses[index] = response
         return responses
+
+    def finalize(self) -> None:
+        """Lets go of the metrics, before Triton does."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _count(self, inputs: list[dict[str, Array]]) -> None:
+        """Counts the videos of one execution."""
+        if self._metrics is not None:
+            videos = sum(map(batching.batch_of, inputs))
+            self._metrics.observe("zoetrope_execution_videos", videos, self._stage.name)
 
     def _compute(self, inputs: list[dict[str, Array]]) -> list[Any]:
         """The responses of requests that share one execution; an error is an answer, not an exception."""
