@@ -100,7 +100,7 @@ class Done:
         id: as in `accepted`.
         seed: the seed of the noise.
         parameters: the request as used, with all defaults; sent again, it gives the same video.
-        timings: seconds by stage, and `total`.
+        timings: seconds by stage, `total`, and `encoder`: how long that worked, most of it beside `decode`.
         video_bytes: the size of the video that was sent.
     """
 

@@ -41,6 +41,9 @@ METRICS: Mapping[str, Metric] = {
     "zoetrope_stage_seconds": Metric(
         kind="histogram", help="Seconds of a request in each stage", label="stage", buckets=_SECONDS
     ),
+    "zoetrope_encoder_seconds": Metric(
+        kind="histogram", help="Seconds that the video encoder worked, beside the decoding", buckets=_SECONDS
+    ),
     "zoetrope_queue_seconds": Metric(
         kind="histogram", help="Seconds that a request waited for its turn", buckets=_SECONDS
     ),
@@ -107,11 +110,13 @@ def record_end(metrics: Metrics, outcome: str, seconds: float, timings: Mapping[
         metrics: where to.
         outcome: `done`, or the error's code.
         seconds: from its arrival.
-        timings: seconds by stage, as far as it came; the total of the stages is left out.
+        timings: seconds by stage, as far as it came; `total` is left out, and `encoder` is not a stage.
     """
     metrics.add("zoetrope_requests_total", label=outcome)
     for stage, spent in timings.items():
-        if stage != "total":
+        if stage == "encoder":
+            metrics.observe("zoetrope_encoder_seconds", spent)
+        elif stage != "total":
             metrics.observe("zoetrope_stage_seconds", spent, stage)
     if outcome == "done":
         metrics.observe("zoetrope_request_seconds", seconds)

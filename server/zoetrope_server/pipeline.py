@@ -230,7 +230,9 @@ class ImageToVideo:
                 await job.progress("decode", number, len(starts))
             await job.progress("encode_video", 0, 1)
             with job.timed("encode_video"):
-                return await encoding.finish()
+                rest = await encoding.finish()
+        job.timings["encoder"] = encoding.seconds
+        return rest
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs a function of the processor in the media threads, so that the event loop stays free."""

@@ -28,7 +28,7 @@ def options(function):
 
 def test_options_exist():
     known = options(commands.export) | options(commands.random) | options(stages)
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", PAGE))
     assert {"--profile", "--compute-capability", "--workspace", "--cache", "--force", "--host"} <= named
     assert named <= known
 

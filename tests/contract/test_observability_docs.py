@@ -10,6 +10,5 @@ PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
 
 def test_the_metrics_are_those_of_the_code():
     found = re.findall(r"^\| `(zoetrope_\w+)`(?: by `(\w+)`)? \| (\w+) \| (.*) \|$", PAGE, re.MULTILINE)
-    assert found == [
-        (name, each.label, each.kind, each.help) for name, each in (METRICS | STAGE_METRICS).items()
-    ]
+    metrics = METRICS | STAGE_METRICS
+    assert found == [(name, each.label, each.kind, each.help) for name, each in metrics.items()]

@@ -71,7 +71,7 @@ async def test_the_last_response_is_done_and_the_video_comes_before_it(media):
     assert done.seed == 11 and done.video_bytes == len(video) > 500 and video[4:8] == b"ftyp"
     assert set(done.timings) == {
         "decode_image", "encode_image", "encode_latents", "noise", "denoise", "decode", "encode_video",
-        "total",
+        "encoder", "total",
     }  # fmt: skip
     assert done.parameters["num_frames"] == 6 and done.parameters["width"] == 48
 

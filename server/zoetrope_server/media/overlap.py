@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -26,6 +27,8 @@ class OverlappedEncoder:
         self._on_part = on_part
         self._pending: asyncio.Task[bytes] | None = None
         self._working: asyncio.Future[bytes] | None = None
+        self.seconds = 0.0
+        """How long the encoder has worked, most of it beside what else went on."""
 
     async def __aenter__(self) -> Self:
         """Itself."""
@@ -76,5 +79,13 @@ class OverlappedEncoder:
 
     async def _in_thread(self, function: Callable[[], bytes]) -> bytes:
         """Runs a function that uses the codec; a cancelled wait leaves it running for `__aexit__`."""
-        self._working = asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+        def timed() -> bytes:
+            began = time.perf_counter()
+            try:
+                return function()
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        self._working = asyncio.get_running_loop().run_in_executor(self._executor, timed)
         return await asyncio.shield(self._working)
