@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from zoetrope_bench.pipeline_worker import PipelineTask
 from zoetrope_bench.stage_tasks import Task
 
 COMMAND = (sys.executable, "-P", "-m", "zoetrope_bench.stage_worker")
@@ -43,7 +44,7 @@ class Turn:
 class Worker:
     """One process with one contender; idle, with its memory, between its turns."""
 
-    def __init__(self, task: Task, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, task: Task | PipelineTask, command: Sequence[str] = COMMAND) -> None:
         """Starts the process and hands it its task."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
@@ -63,14 +64,18 @@ class Worker:
 
     def ready(self) -> Setup:
         """Waits until the contender is loaded, compiled and warm; raises WorkerFailed."""
-        reply = self._receive()
+        reply = self.reply()
         return Setup(seconds=reply["setup_seconds"], peak=reply["setup_peak"])
 
     def turn(self) -> Turn:
         """Lets the contender run once, or for a moment if a call is short; raises WorkerFailed."""
-        self._send("turn")
-        reply = self._receive()
+        reply = self.ask("turn")
         return Turn(seconds=tuple(reply["seconds"]), peak=reply["peak"])
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Sends one line and waits for its answer; raises WorkerFailed."""
+        self._send(line)
+        return self.reply()
 
     def close(self) -> None:
         """Ends the process, and what it started."""
@@ -103,11 +108,12 @@ class Worker:
 
     def _send(self, line: str) -> None:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # `_receive` finds out why
+        with suppress(BrokenPipeError):  # `reply` finds out why
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
-    def _receive(self) -> dict[str, Any]:
+    def reply(self) -> dict[str, Any]:
+        """The next line of the process; raises WorkerFailed."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:

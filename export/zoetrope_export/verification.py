@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -83,7 +83,7 @@ def verify_pipeline(
     if manifest.num_frames == (1,):  # diffusers fails where the first frame alone has no guidance
         asked = replace(asked, min_guidance_scale=asked.max_guidance_scale)
     request = asked.validate(manifest)
-    expected = reference_frames(checkpoint, manifest, request, picture)
+    (expected,) = reference_frames(fp32_pipeline(checkpoint), manifest, [request], picture)
     engines = {
         stage.name: open_engine(
             stage_directory(repository, stage.name),
@@ -103,20 +103,8 @@ def verify_pipeline(
     )
 
 
-def reference_frames(
-    checkpoint: Checkpoint, manifest: Manifest, request: ValidRequest, picture: Array
-) -> Array:
-    """What `StableVideoDiffusionPipeline` makes of a picture in FP32, with our noise.
-
-    Args:
-        checkpoint: the weights.
-        manifest: the facts of the checkpoint.
-        request: what to generate.
-        picture: u8 [H,W,3] of the frame size.
-
-    Returns:
-        Frames u8 [F,H,W,3].
-    """
+def fp32_pipeline(checkpoint: Checkpoint) -> Any:
+    """The `StableVideoDiffusionPipeline` of a checkpoint in FP32."""
     from diffusers import StableVideoDiffusionPipeline
 
     pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(
@@ -127,13 +115,31 @@ def reference_frames(
         image_encoder=checkpoint.image_encoder(),
     )
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference_frames(
+    pipeline: Any, manifest: Manifest, requests: Sequence[ValidRequest], picture: Array
+) -> list[Array]:
+    """What a `StableVideoDiffusionPipeline` makes of a picture in one call, with our noise.
+
+    Args:
+        pipeline: the pipeline, of any dtype.
+        manifest: the facts of the checkpoint.
+        requests: what to generate; they differ in their seeds only.
+        picture: u8 [H,W,3] of the frame size.
+
+    Returns:
+        Frames u8 [F,H,W,3] of each request.
+    """
+    request = requests[0]
     height, width = request.size
-    latent = manifest.latent_channels, *manifest.latent_size(request.size)
-    start = latents.noise(request.seed, latents.INITIAL, (request.num_frames, *latent))
-    added = latents.noise(request.seed, latents.AUGMENTATION, (1, 3, height, width))
-    with _augmentation_noise(added):
-        images = pipeline(
-            Image.fromarray(picture),
+    latent = request.num_frames, manifest.latent_channels, *manifest.latent_size(request.size)
+    starts = [latents.noise(each.seed, latents.INITIAL, latent) for each in requests]
+    added = [latents.noise(each.seed, latents.AUGMENTATION, (3, height, width)) for each in requests]
+    with _augmentation_noise(np.stack(added)):
+        videos = pipeline(
+            [Image.fromarray(picture)] * len(requests),
             height=height,
             width=width,
             num_frames=request.num_frames,
@@ -144,9 +150,9 @@ def reference_frames(
             motion_bucket_id=request.motion_bucket_id,
             noise_aug_strength=request.noise_aug_strength,
             decode_chunk_size=request.decode_chunk_size,
-            latents=torch.from_numpy(start)[None],
-        ).frames[0]
-    return np.stack([np.asarray(image) for image in images])
+            latents=torch.from_numpy(np.stack(starts)).to(pipeline.dtype),
+        ).frames
+    return [np.stack([np.asarray(image) for image in video]) for video in videos]
 
 
 @contextmanager

@@ -90,7 +90,9 @@ def request_of(manifest, case):
 def diffusers_frames(checkpoint, manifest, case):
     """What `StableVideoDiffusionPipeline` makes of the case: frames u8 [F,H,W,3]."""
     request = request_of(manifest, case)
-    return verification.reference_frames(checkpoint, manifest, request, sample_picture(*request.size))
+    pipeline = verification.fp32_pipeline(checkpoint)
+    (frames,) = verification.reference_frames(pipeline, manifest, [request], sample_picture(*request.size))
+    return frames
 
 
 def torch_engines(checkpoint):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zoetrope_bench import latency, side_by_side, throughput
+from zoetrope_bench import latency, throughput
 from zoetrope_bench.report import Figure, Report
 
 
@@ -28,14 +28,6 @@ def test_a_report_is_saved_with_machine_and_versions(tmp_path):
     saved = json.loads((tmp_path / "r.json").read_text())
     assert saved["machine"]["cores"] >= 1 and saved["machine"]["versions"]["numpy"]
     assert saved["details"] == {"raw": [1]} and saved["figures"][0]["measured"] == 1.0
-
-
-def test_speed_is_the_ratio_of_medians():
-    seconds = {side_by_side.EAGER: [9.0, 10.0, 50.0], side_by_side.SERVER: [2.0, 2.0, 9.0]}
-    figures = {figure.name: figure for figure in side_by_side.report(seconds, {}).figures}
-    speed = figures[f"speed against {side_by_side.EAGER}"]
-    assert speed.measured == 5.0 and speed.passed
-    assert not any(side_by_side.COMPILED in name for name in figures)
 
 
 def test_the_gain_is_the_ratio_of_rates():
