@@ -14,6 +14,7 @@ from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import Overloaded
 from zoetrope_core.events import Accepted, Done, Failed, Progress, Warned
+from zoetrope_core.metadata import PARAMETER
 from zoetrope_core.request import GenerateRequest
 
 TINY_PIECE = 1000
@@ -54,13 +55,21 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers each stream with `script(self, image, request, context)`, a generator of responses."""
 
     def __init__(self, script):
-        self.script, self.ready = script, True
+        self.script, self.ready, self.told = script, True, None
         self.requests, self.messages, self.metadata = [], [], []
         self.cancelled = threading.Event()
         self.closing = threading.Event()
 
     def ServerReady(self, message, context):
         return service_pb2.ServerReadyResponse(ready=self.ready)
+
+    def ModelConfig(self, message, context):
+        self.metadata.append(dict(context.invocation_metadata()))
+        answer = service_pb2.ModelConfigResponse()
+        answer.config.name = message.name
+        if self.told is not None:
+            answer.config.parameters[PARAMETER].string_value = self.told
+        return answer
 
     def ServerLive(self, message, context):
         return service_pb2.ServerLiveResponse(live=True)
@@ -87,13 +96,13 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def serving(script):
-    """A server on a free port of the loopback; yields the servicer, its address is `url`."""
+def serving(script, *, port=0):
+    """A server on the loopback, on a free port without one; yields the servicer, its address is `url`."""
     pool = ThreadPoolExecutor(8)
     server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
     servicer = Servicer(script)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield servicer

@@ -1,5 +1,6 @@
 """`zoetrope generate` and its progress bar."""
 
+import io
 import json
 import os
 import signal
@@ -11,13 +12,13 @@ import grpc_server as scripts
 import pytest
 from fakes import png
 from grpc_server import serving
+from PIL import Image
 from typer.testing import CliRunner
 
-from zoetrope_client import cli, progress
+from zoetrope_client import blocks, cli, progress
 from zoetrope_client.commands import generate
-from zoetrope_core.contract import Response
+from zoetrope_client.events import Accepted, Done, Fragment, Heartbeat, Preview, Progress
 from zoetrope_core.errors import InvalidImage, NonFinite, Overloaded
-from zoetrope_core.events import Accepted, Done, Failed, Heartbeat, Progress
 from zoetrope_core.request import GenerateRequest, field_rules
 
 
@@ -63,7 +64,7 @@ def test_the_newest_preview_is_kept(run, output, tmp_path, more, every):
     assert server.requests[0][1].preview_every == every
 
 
-def test_json_is_one_line_on_stdout(run, output):
+def test_json_is_one_line_on_stdout(run, photo, output):
     with serving(scripts.normal) as server:
         result = run("--url", server.url, "--seed", "7", "--json")
     assert result.stdout.count("\n") == 1
@@ -71,6 +72,7 @@ def test_json_is_one_line_on_stdout(run, output):
     assert line["parameters"]["motion_bucket_id"] == 127
     del line["parameters"]
     assert line == {
+        "image": str(photo),
         "output": str(output),
         "id": "r1",
         "seed": 7,
@@ -84,11 +86,11 @@ def test_json_is_one_line_on_stdout(run, output):
     }
 
 
-def test_warnings_go_to_stderr_and_into_the_json_line(run):
+def test_warnings_go_to_stderr_and_into_the_json_line(run, photo):
     with serving(scripts.warning) as server:
         result = run("--url", server.url, "--json")
     assert result.exit_code == 0
-    assert result.stderr == "zoetrope generate: warning: far away\n"
+    assert result.stderr == f"zoetrope generate: {photo}: warning: far away\n"
     assert json.loads(result.stdout)["warnings"] == ["far\naway"]
 
 
@@ -154,23 +156,28 @@ def test_the_address_comes_from_the_environment(run, monkeypatch):
     ],
     ids=lambda value: getattr(value, "code", None),
 )
-def test_an_error_is_one_line_and_an_exit_code(error, code, line, run, output):
+def test_an_error_is_one_line_and_an_exit_code(error, code, line, run, photo, output):
     with serving(scripts.failing(error)) as server:
-        result = run("--url", server.url, "--json")
-    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"zoetrope generate: {line}\n")
+        result = run("--url", server.url)
+        told = run("--url", server.url, "--json")
+    said = f"zoetrope generate: {photo}: {line}\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
+    assert (told.exit_code, told.stderr) == (code, said)
+    body = json.loads(told.stdout)
+    assert (body["image"], body["error"]) == (str(photo), error.to_event())
     assert list(output.parent.iterdir()) == []
 
 
-def test_a_retry_hint_of_any_kind_is_shown(run):
+def test_a_retry_hint_of_any_kind_is_shown(run, photo):
     with serving(scripts.failing(Overloaded("full", retry_after_s="soon"))) as server:
         result = run("--url", server.url)
-    assert result.stderr == "zoetrope generate: full (try again in soon s)\n"
+    assert result.stderr == f"zoetrope generate: {photo}: full (try again in soon s)\n"
 
 
-def test_no_server_there_is_exit_code_3(run):
+def test_no_server_there_is_exit_code_3(run, photo):
     result = run("--url", "127.0.0.1:1")
     assert result.exit_code == 3
-    assert result.stderr.startswith("zoetrope generate: 127.0.0.1:1: no server is ready there")
+    assert result.stderr.startswith(f"zoetrope generate: {photo}: 127.0.0.1:1: no server is ready there")
     assert result.stderr.count("\n") == 1
 
 
@@ -228,7 +235,7 @@ def test_ctrl_c_cancels_on_the_server_and_leaves_no_file(photo, tmp_path):
         _, stderr = process.communicate(timeout=30)
         assert server.cancelled.wait(5)
     assert process.returncode == 130
-    assert stderr == "zoetrope generate: interrupted, the request is cancelled\n"
+    assert stderr == "zoetrope generate: interrupted, what was asked for is cancelled\n"
     assert list(tmp_path.iterdir()) == [photo]
 
 
@@ -240,8 +247,7 @@ def test_ctrl_c_cancels_on_the_server_and_leaves_no_file(photo, tmp_path):
         (Progress(stage="encode_image", step=0, steps=1), ("encode image", 0, 1, "")),
         (Progress(stage="denoise", step=3, steps=9, eta_seconds=4.4), ("denoise", 3, 9, "4 s left")),
         (Done(id="a", seed=1, parameters={}, timings={}, video_bytes=1), ("done", 1, 1, "")),
-        (Failed(code="x", status="INTERNAL", message="m"), None),
-        (None, None),
+        (Fragment(data=b"m"), None),
     ],
     ids=str,
 )
@@ -249,23 +255,62 @@ def test_what_the_bar_shows(event, shown):
     assert progress.describe(event) == shown
 
 
-def test_the_bar_passes_everything_on_and_closes_the_stream():
-    closed = []
+def animation():
+    """Two frames of 4x6 pixels: red over green, then blue."""
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    frames[0].paste("lime", (0, 1, 6, 4))
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    return buffer.getvalue()
 
-    def stream():
-        try:
-            yield Response(event=Heartbeat(waiting=1))
-            yield Response(event=Progress(stage="denoise", step=1, steps=2, eta_seconds=1.0))
-            yield Response(video=b"v")
-        finally:
-            closed.append(True)
 
-    terminal = progress.Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    watched = progress.watch(stream(), terminal)
-    assert [next(watched), next(watched)][1].event.stage == "denoise"
-    watched.close()
-    terminal.file.close()
-    assert closed == [True]
+def test_the_board_shows_a_bar_for_each_picture_and_its_preview():
+    shown = io.StringIO()
+    console = progress.Console(force_terminal=True, color_system="truecolor", file=shown, width=100)
+    with progress.Board(console, previews=True) as board:
+        tasks = [board.begin(name) for name in ("one.jpg", "[two].jpg")]
+        board.show(tasks[0], Progress(stage="denoise", step=1, steps=2, eta_seconds=4.0))
+        board.show(tasks[1], Heartbeat(waiting=3))
+        board.show(tasks[1], Preview(image=b"no picture"))
+        board.show(tasks[1], Preview(image=animation()))
+        board._live.refresh()
+        both = shown.getvalue()
+        for task in tasks:
+            board.end(task)
+        shown.truncate(0)
+        board._live.refresh()
+        after = shown.getvalue()
+    for words in (
+        "one.jpg",
+        "[two].jpg",
+        "1/2",
+        "4 s left",
+        "waiting, 3 before this one",
+        "\N{UPPER HALF BLOCK}",
+    ):
+        assert words in both and words not in after
+
+
+def test_half_blocks_are_two_pixels_each():
+    console = progress.Console(force_terminal=True, color_system="truecolor", width=80)
+    picture = blocks.HalfBlocks(animation())
+    picture._frames = picture._frames[:1]
+    lines = console.render_lines(picture, pad=False)
+    assert [len(line) for line in lines] == [6, 6]
+    colours = [(s.style.color.triplet, s.style.bgcolor.triplet) for line in lines for s in line]
+    red, lime = (255, 0, 0), (0, 255, 0)
+    assert colours == [(red, lime)] * 6 + [(lime, lime)] * 6
+    narrow = console.render_lines(picture, console.options.update(max_width=3), pad=False)
+    assert [len(line) for line in narrow] == [3]
+    picture._frames = (picture._frames[0][:3],)
+    assert len(console.render_lines(picture, pad=False)) == 1, "half a block is left out"
+
+
+def test_nothing_is_shown_where_there_is_no_terminal():
+    shown = io.StringIO()
+    with progress.Board(progress.Console(file=shown), previews=True) as board:
+        board.show(board.begin("a"), Heartbeat(waiting=1))
+    assert shown.getvalue() == ""
 
 
 def test_generates_help_names_the_exit_codes():
