@@ -14,10 +14,20 @@ from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import Overloaded
 from zoetrope_core.events import Accepted, Done, Failed, Progress, Warned
-from zoetrope_core.metadata import PARAMETER
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.metadata import PARAMETER, describe
 from zoetrope_core.request import GenerateRequest
 
 TINY_PIECE = 1000
+METADATA = describe(
+    Manifest(
+        checkpoint="c", engine="e", precision="p", latent_channels=4, embedding_dim=8, vae_scale_factor=8,
+        scaling_factor=1.0, clip_size=224, clip_mean=(0, 0, 0), clip_std=(1, 1, 1),
+        sigma_min=0.1, sigma_max=1, rho=7, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=2,
+    ),
+    release="1.2.3", max_active=1, max_waiting=2,
+)  # fmt: skip
+"""What a server may say of itself; see `Servicer.told`."""
 
 
 def encode(response):
@@ -186,6 +196,30 @@ def refusing(servicer, image, request, context):
         grpc.StatusCode.UNAVAILABLE, Overloaded("the queue is full", retry_after_s=3.5).status_message()
     )
     yield
+
+
+def refused_for(seconds):
+    """A full queue that says when to come again."""
+
+    def script(servicer, image, request, context):
+        error = Overloaded("the queue is full", retry_after_s=seconds)
+        context.abort(grpc.StatusCode.UNAVAILABLE, error.status_message())
+        yield
+
+    return script
+
+
+def picturing(preview):
+    """A good stream with a preview that is a picture, and slow enough that a screen shows it."""
+
+    def script(servicer, image, request, context):
+        for response in normal(servicer, image, request, context):
+            yield response
+            if isinstance(response, Response) and isinstance(response.event, Progress):
+                yield Response(preview=preview)
+                time.sleep(0.3)
+
+    return script
 
 
 def cutting(servicer, image, request, context):

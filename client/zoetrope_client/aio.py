@@ -89,7 +89,12 @@ class AsyncClient:
     async def metadata(self, *, timeout_s: float = 5.0) -> Metadata:
         """What the server can do; errors as of `Client.metadata`."""
         attempts = Attempts(self._retry, deadline_s=timeout_s)
-        return await AsyncRetrying(**attempts.policy())(self._ask_metadata, timeout_s)
+
+        async def ask() -> Metadata:
+            return await self._ask_metadata(attempts.left_s())
+
+        found: Metadata = await AsyncRetrying(**attempts.policy())(ask)
+        return found
 
     async def generate(
         self,

@@ -99,7 +99,7 @@ class Client:
             ZoetropeError: whatever else the server reports.
         """
         attempts = Attempts(self._retry, deadline_s=timeout_s)
-        return Retrying(**attempts.policy())(self._ask_metadata, timeout_s)
+        return Retrying(**attempts.policy())(lambda: self._ask_metadata(attempts.left_s()))
 
     def generate(
         self,

@@ -13,25 +13,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 
 from zoetrope_client.blocks import HalfBlocks
 from zoetrope_client.events import Accepted, Done, Event, Heartbeat, Preview
 from zoetrope_client.events import Progress as StageProgress
-
-_COLUMNS = (
-    SpinnerColumn(),
-    TextColumn("{task.fields[name]}", markup=False),
-    TextColumn("{task.description}", markup=False),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TextColumn("{task.fields[eta]}"),
-)
 
 
 class Board:
@@ -39,7 +31,7 @@ class Board:
 
     def __init__(self, console: Console, *, previews: bool = False) -> None:
         """Takes where it is shown, and whether previews are."""
-        self._bars = Progress(*_COLUMNS, console=console)
+        self._bars = Progress(*_columns(), console=console)
         self._previews: dict[TaskID, HalfBlocks] | None = {} if previews else None
         self._live = Live(
             console=console,
@@ -80,6 +72,19 @@ class Board:
 
     def _board(self) -> Group:
         return Group(self._bars, Columns(list((self._previews or {}).values())))
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    name = Column(max_width=24, overflow="ellipsis", no_wrap=True)
+    return (
+        SpinnerColumn(),
+        TextColumn("{task.fields[name]}", markup=False, table_column=name),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+    )
 
 
 def describe(event: Event) -> tuple[str, int, int | None, str] | None:

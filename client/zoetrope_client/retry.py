@@ -12,7 +12,7 @@ from typing import Any
 import tenacity
 
 from zoetrope_client.errors import ServerUnavailable
-from zoetrope_core.errors import DeadlineExceeded, Refused
+from zoetrope_core.errors import DeadlineExceeded, InvalidRequest, Refused
 from zoetrope_core.request import GenerateRequest
 
 _logger = logging.getLogger(__name__)
@@ -56,9 +56,14 @@ class Attempts:
             retry: how often and after which pauses.
             deadline_s: seconds from now for all attempts together.
             patience_s: seconds from now for which refusals are waited out.
+
+        Raises:
+            InvalidRequest: the patience is no number of seconds.
         """
         if not 0 <= patience_s < math.inf:
-            raise ValueError(f"patience_s: got {patience_s}, allowed is a number from 0")
+            allowed, got = "a number from 0", repr(patience_s)
+            message = f"patience_s: got {got}, allowed is {allowed}"
+            raise InvalidRequest(message, field="patience_s", value=got, allowed=allowed)
         self._retry, self._patience_s = retry, patience_s
         self._deadline_s = math.inf if deadline_s is None else deadline_s
         self._began = time.monotonic()
@@ -70,8 +75,11 @@ class Attempts:
         """The request with what is left of its deadline; the first attempt has all of it."""
         if request.deadline_s is None or not self._tried:
             return request
-        left = self._deadline_s - (time.monotonic() - self._began)
-        return replace(request, deadline_s=max(left, _LEAST_S))
+        return replace(request, deadline_s=self.left_s())
+
+    def left_s(self) -> float:
+        """What is left of the deadline in seconds; never nothing, and infinity without one."""
+        return max(self._deadline_s - (time.monotonic() - self._began), _LEAST_S)
 
     def policy(self) -> dict[str, Any]:
         """The arguments of tenacity's `Retrying` or `AsyncRetrying`; the last error is raised as it is."""

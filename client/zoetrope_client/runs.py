@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zoetrope_client.aio import AsyncClient
@@ -72,7 +73,7 @@ async def run_all(
         call: further arguments of its `stream`.
         side_by_side: how many run at the same time.
         board: where their progress is shown.
-        report: is told of each outcome as it comes.
+        report: is told of each outcome as it comes; an OSError of it ends all.
     """
     places = asyncio.Semaphore(side_by_side)
     async with AsyncClient(**connection) as client:
@@ -83,13 +84,17 @@ async def run_all(
             report(outcome)
             return outcome
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(job)) for job in jobs]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(do(job)) for job in jobs]
+        except* OSError as failed:
+            # Such as a closed standard output: nobody would hear of the other outcomes.
+            raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
 
 async def _outcome(client: AsyncClient, job: Job, call: Mapping[str, Any], board: Board) -> Outcome:
-    task = board.begin(job.name)
+    task = board.begin(Path(job.name).name)
     try:
         video = await _generate(client, job, call, lambda event: board.show(task, event))
         await asyncio.to_thread(video.save, job.output)

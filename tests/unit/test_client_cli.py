@@ -1,23 +1,27 @@
 """`zoetrope generate` and its progress bar."""
 
+import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import grpc_server as scripts
 import pytest
 from fakes import png
-from grpc_server import serving
+from grpc_server import METADATA, serving
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoetrope_client import blocks, cli, progress
+from zoetrope_client import blocks, cli, progress, runs
 from zoetrope_client.commands import generate
 from zoetrope_client.events import Accepted, Done, Fragment, Heartbeat, Preview, Progress
+from zoetrope_client.jobs import Job
 from zoetrope_core.errors import InvalidImage, NonFinite, Overloaded
 from zoetrope_core.request import GenerateRequest, field_rules
 
@@ -304,6 +308,137 @@ def test_half_blocks_are_two_pixels_each():
     assert [len(line) for line in narrow] == [3]
     picture._frames = (picture._frames[0][:3],)
     assert len(console.render_lines(picture, pad=False)) == 1, "half a block is left out"
+
+
+def on_terminal(server, photo, *arguments, stdout):
+    """Runs `zoetrope generate` with standard error at a terminal; what was shown there, and the exit code."""
+    near, far = pty.openpty()
+    command = [sys.executable, "-m", "zoetrope_client", "generate", str(photo), "--url", server.url]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    process = subprocess.Popen([*command, *arguments], env=environment, stderr=far, stdout=stdout or far)
+    os.close(far)
+    shown = b""
+    with contextlib.suppress(OSError):  # what Linux says at the end
+        while data := os.read(near, 1 << 16):
+            shown += data
+    os.close(near)
+    return shown.decode(), process.wait(30)
+
+
+def test_previews_and_bars_are_shown_at_a_terminal_and_the_lines_go_to_the_file(photo, tmp_path):
+    arguments = ("-o", str(tmp_path / "v.mp4"), "--preview", "-", "--json")
+    with serving(scripts.picturing(animation())) as server, (tmp_path / "lines").open("w") as lines:
+        shown, code = on_terminal(server, photo, *arguments, stdout=lines)
+    assert code == 0 and "\N{UPPER HALF BLOCK}" in shown and "denoise" in shown
+    assert json.loads((tmp_path / "lines").read_text())["output"] == str(tmp_path / "v.mp4")
+    assert "v.mp4" not in shown, "nothing of the lines lands on the terminal"
+    assert server.requests[0][1].preview_every == 1
+
+
+def test_lines_at_a_terminal_stand_above_the_bars(photo, tmp_path):
+    with serving(scripts.picturing(animation())) as server:
+        shown, code = on_terminal(server, photo, "-o", str(tmp_path / "v.mp4"), stdout=None)
+    assert code == 0 and "\N{UPPER HALF BLOCK}" not in shown
+    assert "v.mp4: seed 0" in shown.replace("\r\n", "")
+
+
+def test_previews_without_a_terminal_are_not_asked_for(run):
+    with serving(scripts.normal) as server:
+        result = run("--url", server.url, "--preview", "-")
+    assert result.exit_code == 0
+    assert result.stderr == "zoetrope generate: no previews: they need a terminal with colours\n"
+    assert server.requests[0][1].preview_every == 0
+
+
+def test_a_closed_standard_output_ends_it(photo, tmp_path):
+    near, far = os.pipe()
+    os.close(near)
+    command = [sys.executable, "-m", "zoetrope_client", "generate", str(photo), "-o", str(tmp_path / "v.mp4")]
+    with serving(scripts.normal) as server:
+        ran = subprocess.run(
+            [*command, "--url", server.url], stdout=far, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    os.close(far)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+
+
+def test_several_pictures_report_each(photo, tmp_path):
+    """One is refused, one is no picture: the codes differ, so it is 1; the good one is written."""
+    scripted = {
+        "good": scripts.normal,
+        "full": scripts.refusing,
+        "none": scripts.failing(InvalidImage("no")),
+    }
+
+    def script(servicer, image, request, context):
+        yield from scripted[image[-4:].decode()](servicer, image, request, context)
+
+    for name in scripted:
+        (tmp_path / f"{name}.jpg").write_bytes(b"\xff\xd8" + name.encode())
+    arguments = [str(tmp_path / "*.jpg"), "-o", f"{tmp_path}/", "--jobs", "2", "--json"]
+    with serving(script) as server:
+        result = CliRunner().invoke(cli.app, ["generate", *arguments, "--url", server.url])
+    lines = {line["image"][-8:-4]: line for line in map(json.loads, result.stdout.splitlines())}
+    assert result.exit_code == 1 and result.stderr.count("\n") == 2
+    assert lines["good"]["seed"] == 0 and (tmp_path / "good.mp4").exists()
+    assert [lines[name]["error"]["code"] for name in ("full", "none")] == ["overloaded", "invalid_image"]
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("codes", "combined"), [((), 0), ((0, 0), 0), ((0, 3, 3), 3), ((3, 4), 1), ((1, 0), 1)]
+)
+def test_the_exit_code_of_several(codes, combined):
+    errors = {0: None, 1: OSError("x"), 3: Overloaded("x"), 4: InvalidImage("x")}
+    job = Job(name="a", image=b"", output=Path("a"), format=None)
+    assert runs.combined([runs.Outcome(job=job, error=errors[code]) for code in codes]) == combined
+
+
+def test_headers_and_wrong_connections(run):
+    with serving(scripts.normal) as server:
+        assert run("--url", server.url, "-H", "X-Tenant: t: u", "--header", "a:b").exit_code == 0
+    assert (server.metadata[0]["x-tenant"], server.metadata[0]["a"]) == ("t: u", "b")
+    for wrong in (["--header", "no colon"], ["--header", ": x"], ["--ca", "no.pem"], ["--jobs", "0"]):
+        assert run("--url", "127.0.0.1:1", *wrong).exit_code == 2
+    assert run("--url", "127.0.0.1:1", "--patience", "inf").exit_code == 4
+
+
+def test_half_a_key_pair_is_wrong_usage(run, photo):
+    result = run("--url", "127.0.0.1:1", "--cert", str(photo))
+    assert result.exit_code == 2 and "go together" in result.stderr
+
+
+def test_patience_waits_a_refusal_out(run):
+    turns = iter([scripts.refused_for(0.1), scripts.normal])
+
+    def script(*arguments):
+        yield from next(turns)(*arguments)
+
+    with serving(script) as server:
+        assert run("--url", server.url, "--patience", "9").exit_code == 0
+    assert len(server.requests) == 2
+
+
+def test_info_shows_what_the_server_can_do_and_whether_it_is_ready():
+    with serving(scripts.normal) as server:
+        server.told = METADATA.to_json()
+        shown = CliRunner().invoke(cli.app, ["info", "--url", server.url])
+        told = CliRunner().invoke(cli.app, ["info", "--url", server.url, "--json"])
+        server.ready = False
+        unready = CliRunner().invoke(cli.app, ["info", "--url", server.url, "--json"])
+    assert shown.exit_code == 0
+    for words in ("ready, zoetrope 1.2.3", "96x64", "euler, heun", "mp4 (h264, av1)", "1 run, 2 wait"):
+        assert words in shown.stdout
+    assert json.loads(told.stdout)["metadata"]["sizes"] == [[64, 96]]
+    assert (unready.exit_code, json.loads(unready.stdout)["ready"]) == (3, False)
+
+
+def test_info_without_a_server_or_metadata():
+    gone = CliRunner().invoke(cli.app, ["info", "--url", "127.0.0.1:1"])
+    assert (gone.exit_code, gone.stdout) == (3, "") and "no server is ready" in gone.stderr
+    with serving(scripts.normal) as server:
+        old = CliRunner().invoke(cli.app, ["info", "--url", server.url])
+    assert old.exit_code == 1 and "does not say what it can do" in old.stderr
 
 
 def test_nothing_is_shown_where_there_is_no_terminal():

@@ -162,7 +162,7 @@ def test_a_refusal_is_raised_where_waiting_is_of_no_use(generate, script, call):
 
 @pytest.mark.parametrize("patience_s", [-1, math.nan, math.inf])
 def test_patience_is_a_number_of_seconds(patience_s):
-    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match="patience_s"):
+    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="patience_s"):
         client.stream(IMAGE, patience_s=patience_s)
 
 

@@ -11,23 +11,13 @@ from contextlib import contextmanager, suppress
 import grpc
 import grpc_server as scripts
 import pytest
-from grpc_server import serving
+from grpc_server import METADATA, serving
 
 from zoetrope_client import AsyncClient, BadResponse, Client, Metadata, Retry, ServerUnavailable, Tls
 from zoetrope_client.errors import NotServed, ZoetropeError
-from zoetrope_core.manifest import Manifest
-from zoetrope_core.metadata import describe
 
 IMAGE = b"\x89PNG not decoded here"
 PUBLIC = ["__init__", "close", "generate", "health", "metadata", "stream"]
-METADATA = describe(
-    Manifest(
-        checkpoint="c", engine="e", precision="p", latent_channels=4, embedding_dim=8, vae_scale_factor=8,
-        scaling_factor=1.0, clip_size=224, clip_mean=(0, 0, 0), clip_std=(1, 1, 1),
-        sigma_min=0.1, sigma_max=1, rho=7, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=2,
-    ),
-    release="1.2.3", max_active=1, max_waiting=2,
-)  # fmt: skip
 
 
 def run(kind, url, method="generate", *arguments, **settings):
