@@ -111,7 +111,7 @@ def generate(
         report = _report_json if json_line else _report
         call |= {"deadline_s": deadline, "patience_s": patience}
         with Board(console, previews=shown) as board:
-            outcomes = asyncio.run(
+            codes = asyncio.run(
                 run_all(
                     planned, connection=connection, call=call, side_by_side=jobs, board=board, report=report
                 )
@@ -122,7 +122,7 @@ def generate(
         _fail("interrupted, what was asked for is cancelled", INTERRUPTED)
     except OSError as error:
         _fail(str(error), FAILED)
-    if code := combined(outcomes):
+    if code := combined(codes):
         raise typer.Exit(code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,10 @@ def exit_code_of(error: Exception) -> int:
     return _EXIT_CODES.get(error.status, FAILED) if isinstance(error, ZoetropeError) else FAILED
 
 
-def combined(outcomes: Sequence[Outcome]) -> int:
+def combined(codes: Iterable[int]) -> int:
     """The exit code of several jobs: that of the failures if all have the same, else `FAILED`."""
-    codes = {outcome.exit_code for outcome in outcomes} - {OK}
-    return codes.pop() if len(codes) == 1 else FAILED if codes else OK
+    failures = set(codes) - {OK}
+    return failures.pop() if len(failures) == 1 else FAILED if failures else OK
 
 
 async def run_all(
@@ -64,8 +64,8 @@ async def run_all(
     side_by_side: int,
     board: Board,
     report: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Does all jobs; cancelling it cancels what runs on the server.
+) -> list[int]:
+    """Does all jobs and gives the exit code of each; cancelling it cancels what runs on the server.
 
     Args:
         jobs: what to do.
@@ -78,11 +78,11 @@ async def run_all(
     places = asyncio.Semaphore(side_by_side)
     async with AsyncClient(**connection) as client:
 
-        async def do(job: Job) -> Outcome:
+        async def do(job: Job) -> int:
             async with places:
                 outcome = await _outcome(client, job, call, board)
             report(outcome)
-            return outcome
+            return outcome.exit_code  # and not the video, of which there may be thousands
 
         try:
             async with asyncio.TaskGroup() as group:

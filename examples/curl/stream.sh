@@ -6,8 +6,8 @@ set -euo pipefail
 picture=$1 video=$2 request=${3:-"{}"}
 server=${ZOETROPE_HTTP_URL:-http://127.0.0.1:8000}
 
-events=$(mktemp)
-trap 'rm -f "$events" "$video.part"' EXIT
+answer=$(mktemp)
+trap 'rm -f "$answer" "$video.part"' EXIT
 
 body() {
   printf '{"image": "%s", "request": "%s"}' \
@@ -20,10 +20,9 @@ said='s/^data:.*"event":"\({\(\\.\|[^"\\]\)*\)".*/\1/p'
 carried='s/^data:.*"video":"\([^"]\{1,\}\)".*/\1/p'
 body | curl -sSN --data-binary @- -H 'Content-Type: application/json' \
   "$server/v2/models/image_to_video/generate_stream" |
-  tee >(sed -un "$said" | sed -u 's/\\"/"/g' | tee "$events" >&2) |
+  tee "$answer" >(sed -un "$said" | sed -u 's/\\"/"/g' >&2) |
   sed -n "$carried" | tr -d '\n' | base64 -d > "$video.part"
-sleep 0.1 # the events take another way than the video
-if ! grep -q '"type": "done"' "$events"; then
+if ! grep -qF '\"type\": \"done\"' "$answer"; then
   echo "no video" >&2
   exit 1
 fi

@@ -391,7 +391,8 @@ def test_several_pictures_report_each(photo, tmp_path):
 def test_the_exit_code_of_several(codes, combined):
     errors = {0: None, 1: OSError("x"), 3: Overloaded("x"), 4: InvalidImage("x")}
     job = Job(name="a", image=b"", output=Path("a"), format=None)
-    assert runs.combined([runs.Outcome(job=job, error=errors[code]) for code in codes]) == combined
+    outcomes = [runs.Outcome(job=job, error=errors[code]) for code in codes]
+    assert runs.combined(outcome.exit_code for outcome in outcomes) == combined
 
 
 def test_headers_and_wrong_connections(run):
