@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := core server client export benchmarks tests demo model_repository
+SOURCES := core server client export benchmarks tests demo examples model_repository
 
 .PHONY: help demo check lint types test test-full full-size clean
 

@@ -14,9 +14,20 @@ from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import Overloaded
 from zoetrope_core.events import Accepted, Done, Failed, Progress, Warned
+from zoetrope_core.manifest import Manifest
+from zoetrope_core.metadata import PARAMETER, describe
 from zoetrope_core.request import GenerateRequest
 
 TINY_PIECE = 1000
+METADATA = describe(
+    Manifest(
+        checkpoint="c", engine="e", precision="p", latent_channels=4, embedding_dim=8, vae_scale_factor=8,
+        scaling_factor=1.0, clip_size=224, clip_mean=(0, 0, 0), clip_std=(1, 1, 1),
+        sigma_min=0.1, sigma_max=1, rho=7, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=2,
+    ),
+    release="1.2.3", max_active=1, max_waiting=2,
+)  # fmt: skip
+"""What a server may say of itself; see `Servicer.told`."""
 
 
 def encode(response):
@@ -54,13 +65,21 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers each stream with `script(self, image, request, context)`, a generator of responses."""
 
     def __init__(self, script):
-        self.script, self.ready = script, True
+        self.script, self.ready, self.told = script, True, None
         self.requests, self.messages, self.metadata = [], [], []
         self.cancelled = threading.Event()
         self.closing = threading.Event()
 
     def ServerReady(self, message, context):
         return service_pb2.ServerReadyResponse(ready=self.ready)
+
+    def ModelConfig(self, message, context):
+        self.metadata.append(dict(context.invocation_metadata()))
+        answer = service_pb2.ModelConfigResponse()
+        answer.config.name = message.name
+        if self.told is not None:
+            answer.config.parameters[PARAMETER].string_value = self.told
+        return answer
 
     def ServerLive(self, message, context):
         return service_pb2.ServerLiveResponse(live=True)
@@ -87,13 +106,13 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def serving(script):
-    """A server on a free port of the loopback; yields the servicer, its address is `url`."""
+def serving(script, *, port=0):
+    """A server on the loopback, on a free port without one; yields the servicer, its address is `url`."""
     pool = ThreadPoolExecutor(8)
     server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
     servicer = Servicer(script)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    servicer.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield servicer
@@ -177,6 +196,30 @@ def refusing(servicer, image, request, context):
         grpc.StatusCode.UNAVAILABLE, Overloaded("the queue is full", retry_after_s=3.5).status_message()
     )
     yield
+
+
+def refused_for(seconds):
+    """A full queue that says when to come again."""
+
+    def script(servicer, image, request, context):
+        error = Overloaded("the queue is full", retry_after_s=seconds)
+        context.abort(grpc.StatusCode.UNAVAILABLE, error.status_message())
+        yield
+
+    return script
+
+
+def picturing(preview):
+    """A good stream with a preview that is a picture, and slow enough that a screen shows it."""
+
+    def script(servicer, image, request, context):
+        for response in normal(servicer, image, request, context):
+            yield response
+            if isinstance(response, Response) and isinstance(response.event, Progress):
+                yield Response(preview=preview)
+                time.sleep(0.3)
+
+    return script
 
 
 def cutting(servicer, image, request, context):

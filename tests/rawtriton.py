@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tritonclient import grpc as triton
 
-from zoetrope_client import Client
+from zoetrope_client import Client, Frames
 from zoetrope_core.contract import pack_request, unpack_response
 from zoetrope_core.request import GenerateRequest
 
@@ -47,8 +47,8 @@ def parts(result):
     return unpack_response({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def frames_of(responses):
-    return np.concatenate([response.frames for response in responses if response.frames is not None])
+def frames_of(events):
+    return np.concatenate([event.array for event in events if isinstance(event, Frames)])
 
 
 def psnr(a, b):

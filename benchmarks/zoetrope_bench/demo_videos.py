@@ -14,6 +14,7 @@ from PIL import Image
 
 from zoetrope_bench.server import serving
 from zoetrope_client.client import Client
+from zoetrope_client.events import Frames as FrameArrays
 
 Frames = NDArray[np.uint8]
 AYS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
@@ -87,7 +88,7 @@ def served_generator(repository: Path) -> Iterator[Generate]:
     ):
 
         def generate(subject: Subject, settings: Settings) -> Frames:
-            responses = client.stream(
+            events = client.stream(
                 Image.fromarray(subject.picture),
                 num_inference_steps=settings.steps,
                 schedule="ays" if settings.ays else "karras",
@@ -98,6 +99,6 @@ def served_generator(repository: Path) -> Iterator[Generate]:
                 seed=settings.seed,
                 stream_frames=True,
             )
-            return np.concatenate([each.frames for each in responses if each.frames is not None])
+            return np.concatenate([each.array for each in events if isinstance(each, FrameArrays)])
 
         yield generate

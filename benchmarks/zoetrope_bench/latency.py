@@ -49,8 +49,8 @@ class Timeline:
 def timeline(client: Client, photo: bytes, steps: int, seed: int) -> Timeline:
     """Sends one request and notes when each event comes."""
     began, ends, accepted, done = time.perf_counter(), [], 0.0, 0.0
-    for response in client.stream(photo, num_inference_steps=steps, seed=seed):
-        now, event = time.perf_counter() - began, response.event
+    for event in client.stream(photo, num_inference_steps=steps, seed=seed):
+        now = time.perf_counter() - began
         if isinstance(event, Accepted):
             accepted = now
         elif isinstance(event, Progress) and event.stage == "denoise" and event.step:

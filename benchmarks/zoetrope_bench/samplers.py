@@ -23,7 +23,7 @@ from rich.table import Table
 from zoetrope_bench.report import Figure, Report
 from zoetrope_bench.server import serving
 from zoetrope_client.client import Client
-from zoetrope_core.events import Progress
+from zoetrope_client.events import Frames, Progress
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import Array
 from zoetrope_export.parity import psnr
@@ -51,12 +51,11 @@ def generate(client: Client, photo: bytes, request: Mapping[str, Any]) -> tuple[
     frames: list[Array] = []
     denoise: list[float] = []
     began = time.perf_counter()
-    for response in client.stream(photo, seed=_SEED, stream_frames=True, **request):
-        event = response.event
+    for event in client.stream(photo, seed=_SEED, stream_frames=True, **request):
         if isinstance(event, Progress) and event.stage == "denoise":
             denoise.append(time.perf_counter() - began)
-        if response.frames is not None:
-            frames.append(response.frames)
+        if isinstance(event, Frames):
+            frames.append(event.array)
     return np.concatenate(frames), time.perf_counter() - began, denoise[-1] - denoise[0]
 
 

@@ -3,6 +3,41 @@
 from zoetrope_client.aio import AsyncClient
 from zoetrope_client.client import Client
 from zoetrope_client.errors import BadResponse, ConnectionLost, ServerUnavailable
+from zoetrope_client.events import (
+    Accepted,
+    Done,
+    Event,
+    Fragment,
+    Frames,
+    Heartbeat,
+    Preview,
+    Progress,
+    Warned,
+)
+from zoetrope_client.retry import Retry
+from zoetrope_client.transport import Tls
 from zoetrope_client.video import Video
+from zoetrope_core.metadata import Metadata
+from zoetrope_core.request import GenerateRequest
 
-__all__ = ["AsyncClient", "BadResponse", "Client", "ConnectionLost", "ServerUnavailable", "Video"]
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "BadResponse",
+    "Client",
+    "ConnectionLost",
+    "Done",
+    "Event",
+    "Fragment",
+    "Frames",
+    "GenerateRequest",
+    "Heartbeat",
+    "Metadata",
+    "Preview",
+    "Progress",
+    "Retry",
+    "ServerUnavailable",
+    "Tls",
+    "Video",
+    "Warned",
+]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
+from tenacity import AsyncRetrying
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from zoetrope_client import codec
+from zoetrope_client.events import Event
 from zoetrope_client.picture import ImageSource, read_image
+from zoetrope_client.retry import USUAL, Attempts, Retry
+from zoetrope_client.transport import Compression, Headers, Tls, Transport
 from zoetrope_client.video import Assembly, Video
-from zoetrope_core.contract import Response
+from zoetrope_core import contract
+from zoetrope_core.metadata import Metadata
 from zoetrope_core.request import GenerateRequest
+
+_Answered: TypeAlias = tuple[Event, AsyncGenerator[Event, None]]
+"""The first event of a stream, and the stream of all others."""
 
 
 class AsyncClient:
@@ -30,22 +38,30 @@ class AsyncClient:
         self,
         url: str = "127.0.0.1:8001",
         *,
-        credentials: Any = None,
-        headers: Mapping[str, str] | None = None,
+        credentials: Tls | grpc.ChannelCredentials | None = None,
+        headers: Headers | None = None,
+        retry: Retry = USUAL,
+        compression: Compression | None = None,
+        keepalive_s: float | None = codec.KEEPALIVE_S,
+        max_message_bytes: int | None = None,
         channel_args: Iterable[tuple[str, Any]] = (),
     ) -> None:
-        """Prepares the connection; arguments as for `Client`."""
-        self._url = url
-        self._credentials = credentials
-        self._metadata = tuple((headers or {}).items())
-        self._options = codec.channel_options(channel_args)
+        """Prepares the connection; arguments and errors as for `Client`."""
+        self._retry = retry
+        self._transport = Transport(
+            url,
+            credentials=credentials,
+            headers=headers,
+            compression=compression,
+            keepalive_s=keepalive_s,
+            max_message_bytes=max_message_bytes,
+            channel_args=channel_args,
+        )
 
     @cached_property
     def _channel(self) -> Any:
         """Opened by the first call, since a channel belongs to the event loop that it is made in."""
-        if self._credentials:
-            return grpc.aio.secure_channel(self._url, self._credentials, self._options)
-        return grpc.aio.insecure_channel(self._url, self._options)
+        return self._transport.channel(grpc.aio)
 
     @cached_property
     def _stub(self) -> Any:
@@ -61,15 +77,24 @@ class AsyncClient:
         """Closes the connection; streams that still run are cancelled."""
         await self._channel.close()
 
-    async def health(self, timeout_s: float = 5.0) -> bool:
+    async def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
+        request, headers = service_pb2.ServerReadyRequest(), await self._transport.metadata_async()
         try:
-            answer = await self._stub.ServerReady(
-                service_pb2.ServerReadyRequest(), metadata=self._metadata, timeout=timeout_s
-            )
+            answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
         except grpc.RpcError:
             return False
         return bool(answer.ready)
+
+    async def metadata(self, *, timeout_s: float = 5.0) -> Metadata:
+        """What the server can do; errors as of `Client.metadata`."""
+        attempts = Attempts(self._retry, deadline_s=timeout_s)
+
+        async def ask() -> Metadata:
+            return await self._ask_metadata(attempts.left_s())
+
+        found: Metadata = await AsyncRetrying(**attempts.policy())(ask)
+        return found
 
     async def generate(
         self,
@@ -77,13 +102,15 @@ class AsyncClient:
         request: GenerateRequest | None = None,
         *,
         deadline_s: float | None = None,
+        patience_s: float = 0.0,
         **fields: Any,
     ) -> Video:
         """Generates a video; cancelling the task cancels the request. See `Client.stream`."""
         assembly = Assembly()
-        async with aclosing(self.stream(image, request, deadline_s=deadline_s, **fields)) as responses:
-            async for response in responses:
-                assembly.add(response)
+        events = self.stream(image, request, deadline_s=deadline_s, patience_s=patience_s, **fields)
+        async with aclosing(events):
+            async for event in events:
+                assembly.add(event)
         return assembly.video()
 
     def stream(
@@ -92,23 +119,45 @@ class AsyncClient:
         request: GenerateRequest | None = None,
         *,
         deadline_s: float | None = None,
+        patience_s: float = 0.0,
         **fields: Any,
-    ) -> AsyncGenerator[Response, None]:
-        """Generates a video and yields the responses as they come; arguments and errors as `Client.stream`.
+    ) -> AsyncGenerator[Event, None]:
+        """Generates a video and yields the events as they come; arguments and errors as `Client.stream`.
 
-        Cancelling the task or `aclose()` cancels the request on the server. After a bare `break` that
-        happens only once the iterator is collected: use `contextlib.aclosing`.
+        The image is read in a thread, so its errors come with the first event. Cancelling the task or
+        `aclose()` cancels the request on the server. After a bare `break` that happens only once the iterator
+        is collected: use `contextlib.aclosing`.
         """
         wanted = codec.build_request(request, fields, deadline_s)
-        return self._responses(codec.encode(read_image(image), wanted), wanted.deadline_s)
+        attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        return self._events(image, wanted, attempts)
 
-    async def _responses(self, message: Any, deadline_s: float | None) -> AsyncGenerator[Response, None]:
-        reader = codec.StreamReader(self._url)
-        call = self._stub.ModelStreamInfer(iter((message,)), metadata=self._metadata, timeout=deadline_s)
+    async def _events(
+        self, image: ImageSource, request: GenerateRequest, attempts: Attempts
+    ) -> AsyncGenerator[Event, None]:
+        """The events of the first attempt that is answered."""
+        data = await asyncio.to_thread(read_image, image)
+
+        async def begin() -> _Answered:
+            events = self._attempt(data, attempts.rest(request))
+            return await anext(events), events
+
+        answered: _Answered = await AsyncRetrying(**attempts.policy())(begin)
+        first, others = answered
+        async with aclosing(others):
+            yield first
+            async for event in others:
+                yield event
+
+    async def _attempt(self, image: bytes, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        reader = codec.StreamReader(self._transport.url)
+        messages = iter((codec.encode(image, request),))
+        headers = await self._transport.metadata_async()
+        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=request.deadline_s)
         try:
             async for received in call:
-                if (response := reader.read(received)) is not None:
-                    yield response
+                for event in reader.read(received):
+                    yield event
                 if reader.failed:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(call.code(), codec.END_SECONDS)
@@ -119,3 +168,13 @@ class AsyncClient:
                 raise failure from error
         finally:
             call.cancel()
+
+    async def _ask_metadata(self, timeout_s: float) -> Metadata:
+        request = service_pb2.ModelConfigRequest(name=contract.MODEL)
+        headers = await self._transport.metadata_async()
+        try:
+            answer = await self._stub.ModelConfig(request, metadata=headers, timeout=timeout_s)
+        except grpc.RpcError as error:
+            status, text = error.code().name, error.details() or ""
+            raise codec.from_status(status, text, url=self._transport.url, started=False) from error
+        return codec.read_metadata(answer, self._transport.url)

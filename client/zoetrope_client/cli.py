@@ -11,7 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 GROUP = "zoetrope.commands"
 HELP = {
-    "generate": "Generate a video from a picture.",
+    "generate": "Generate a video from each picture.",
+    "info": "Say what a server can do, and whether it is ready.",
     "serve": "Serve a model repository with Triton.",
     "export": "Export a checkpoint to engines and a model repository.",
     "checkpoint": "Make or inspect a checkpoint.",
@@ -38,7 +39,12 @@ class LazyGroup(TyperGroup):
             return name, placeholder, rest
         (entry,) = entry_points(group=GROUP, name=name)
         ctx.obj = entry
-        return name, _load(entry), rest
+        try:
+            return name, _load(entry), rest
+        except ModuleNotFoundError:
+            if not ctx.resilient_parsing:
+                raise
+            return name, placeholder, rest  # a shell asks what may follow: nothing that is known here
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the subcommand; a package that is not installed becomes one line instead of a traceback."""
@@ -78,7 +84,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(cls=LazyGroup, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import Any
 
 import grpc
+from tenacity import Retrying
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from zoetrope_client import codec
+from zoetrope_client.events import Event
 from zoetrope_client.picture import ImageSource, read_image
+from zoetrope_client.retry import USUAL, Attempts, Retry
+from zoetrope_client.transport import Compression, Headers, Tls, Transport
 from zoetrope_client.video import Video, collect
-from zoetrope_core.contract import Response
+from zoetrope_core import contract
+from zoetrope_core.metadata import Metadata
 from zoetrope_core.request import GenerateRequest
 
 
@@ -29,26 +34,42 @@ class Client:
         self,
         url: str = "127.0.0.1:8001",
         *,
-        credentials: Any = None,
-        headers: Mapping[str, str] | None = None,
+        credentials: Tls | grpc.ChannelCredentials | None = None,
+        headers: Headers | None = None,
+        retry: Retry = USUAL,
+        compression: Compression | None = None,
+        keepalive_s: float | None = codec.KEEPALIVE_S,
+        max_message_bytes: int | None = None,
         channel_args: Iterable[tuple[str, Any]] = (),
     ) -> None:
         """Opens a channel; the connection itself is made by the first call.
 
         Args:
             url: HOST:PORT of the server's gRPC endpoint.
-            credentials: `grpc.ChannelCredentials` for TLS, plain text without.
-            headers: sent with every call, such as a token for a gateway.
-            channel_args: gRPC channel arguments over the client's own (message sizes, keepalive).
+            credentials: `Tls()` for TLS, or any of gRPC's own; plain text without.
+            headers: sent with every call, such as a token for a gateway: a mapping, or a function (for
+                `AsyncClient` a coroutine function too) that gives one for each attempt of a call.
+            retry: how a call is tried again that found no server; `Retry(attempts=1)` never does.
+            compression: of what is sent and received; pictures and videos are compressed already.
+            keepalive_s: seconds between pings that notice a vanished server; None sends none. Servers end
+                connections that ping more often than they like, Triton by default every 5 minutes.
+            max_message_bytes: the most bytes of one message, each way; 2 GB without.
+            channel_args: further gRPC channel arguments; they go before all of these.
+
+        Raises:
+            OSError: a certificate or key cannot be read.
         """
-        self._url = url
-        self._metadata = tuple((headers or {}).items())
-        options = codec.channel_options(channel_args)
-        self._channel: Any = (
-            grpc.secure_channel(url, credentials, options)
-            if credentials
-            else grpc.insecure_channel(url, options)
+        self._retry = retry
+        self._transport = Transport(
+            url,
+            credentials=credentials,
+            headers=headers,
+            compression=compression,
+            keepalive_s=keepalive_s,
+            max_message_bytes=max_message_bytes,
+            channel_args=channel_args,
         )
+        self._channel: Any = self._transport.channel(grpc)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -61,15 +82,24 @@ class Client:
         """Closes the connection; streams that still run are cancelled."""
         self._channel.close()
 
-    def health(self, timeout_s: float = 5.0) -> bool:
+    def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
+        request, headers = service_pb2.ServerReadyRequest(), self._transport.metadata()
         try:
-            answer = self._stub.ServerReady(
-                service_pb2.ServerReadyRequest(), metadata=self._metadata, timeout=timeout_s
-            )
+            return bool(self._stub.ServerReady(request, metadata=headers, timeout=timeout_s).ready)
         except grpc.RpcError:
             return False
-        return bool(answer.ready)
+
+    def metadata(self, *, timeout_s: float = 5.0) -> Metadata:
+        """What the server can do: sizes, frames, samplers, formats, checkpoint, limits.
+
+        Raises:
+            NotServed: it is no Zoetrope, an older one, or a Triton that `zoetrope serve` does not run.
+            ServerUnavailable: no server is ready at the address.
+            ZoetropeError: whatever else the server reports.
+        """
+        attempts = Attempts(self._retry, deadline_s=timeout_s)
+        return Retrying(**attempts.policy())(lambda: self._ask_metadata(attempts.left_s()))
 
     def generate(
         self,
@@ -77,11 +107,13 @@ class Client:
         request: GenerateRequest | None = None,
         *,
         deadline_s: float | None = None,
+        patience_s: float = 0.0,
         **fields: Any,
     ) -> Video:
         """Generates a video and waits for it; arguments and errors are those of `stream`."""
-        with closing(self.stream(image, request, deadline_s=deadline_s, **fields)) as responses:
-            return collect(responses)
+        events = self.stream(image, request, deadline_s=deadline_s, patience_s=patience_s, **fields)
+        with closing(events):
+            return collect(events)
 
     def stream(
         self,
@@ -89,9 +121,10 @@ class Client:
         request: GenerateRequest | None = None,
         *,
         deadline_s: float | None = None,
+        patience_s: float = 0.0,
         **fields: Any,
-    ) -> Generator[Response, None, None]:
-        """Generates a video and yields the responses as they come, `done` last.
+    ) -> Generator[Event, None, None]:
+        """Generates a video and yields the events as they come, `Done` last.
 
         Leaving the loop early (`break` and dropping the iterator, `close()`, an exception, Ctrl-C) cancels
         the request on the server.
@@ -99,28 +132,45 @@ class Client:
         Args:
             image: a path, encoded bytes, a binary file, a PIL image or a uint8 array.
             request: the request; its defaults when absent.
-            deadline_s: seconds after which the request is given up; the server refuses at once what cannot
-                be done by then.
+            deadline_s: seconds after which the request is given up, with all its attempts; the server refuses
+                at once what cannot be done by then.
+            patience_s: seconds for which a refusal that says `retry_after_s` is waited out; 0 raises it.
             **fields: fields of GenerateRequest, over those of `request`.
 
         Raises:
             InvalidRequest: the request or the image is not acceptable; found here or by the server.
             Refused: the server cannot take it now (`Overloaded`, `Draining`), or the deadline has passed.
             ServerUnavailable: no server is ready at the address.
-            ConnectionLost: the stream broke off.
-            ZoetropeError: whatever else the server reports.
+            ConnectionLost: the stream broke off; it is never begun again.
+            ZoetropeError: whatever else the server reports; `zoetrope_client.errors` has the whole tree.
             OSError: the image's file cannot be read.
         """
         wanted = codec.build_request(request, fields, deadline_s)
-        return self._responses(codec.encode(read_image(image), wanted), wanted.deadline_s)
+        attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        return self._events(read_image(image), wanted, attempts)
 
-    def _responses(self, message: Any, deadline_s: float | None) -> Generator[Response, None, None]:
-        reader = codec.StreamReader(self._url)
-        call = self._stub.ModelStreamInfer(iter((message,)), metadata=self._metadata, timeout=deadline_s)
+    def _events(
+        self, image: bytes, request: GenerateRequest, attempts: Attempts
+    ) -> Generator[Event, None, None]:
+        """The events of the first attempt that is answered."""
+
+        def begin() -> tuple[Event, Generator[Event, None, None]]:
+            events = self._attempt(image, attempts.rest(request))
+            return next(events), events
+
+        first, others = Retrying(**attempts.policy())(begin)
+        with closing(others):
+            yield first
+            yield from others
+
+    def _attempt(self, image: bytes, request: GenerateRequest) -> Generator[Event, None, None]:
+        reader = codec.StreamReader(self._transport.url)
+        messages = iter((codec.encode(image, request),))
+        headers = self._transport.metadata()
+        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=request.deadline_s)
         try:
             for received in call:
-                if (response := reader.read(received)) is not None:
-                    yield response
+                yield from reader.read(received)
                 if reader.failed:
                     _await_end(call)
                     break
@@ -130,6 +180,15 @@ class Client:
                 raise failure from error
         finally:
             call.cancel()
+
+    def _ask_metadata(self, timeout_s: float) -> Metadata:
+        request, headers = service_pb2.ModelConfigRequest(name=contract.MODEL), self._transport.metadata()
+        try:
+            answer = self._stub.ModelConfig(request, metadata=headers, timeout=timeout_s)
+        except grpc.RpcError as error:
+            status, text = error.code().name, error.details() or ""
+            raise codec.from_status(status, text, url=self._transport.url, started=False) from error
+        return codec.read_metadata(answer, self._transport.url)
 
 
 def _await_end(call: Any) -> None:

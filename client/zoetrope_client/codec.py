@@ -9,32 +9,56 @@ than a status does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferResult, service_pb2
 from tritonclient.utils import serialize_byte_tensor
 
-from zoetrope_client.errors import BadResponse, ConnectionLost, ServerUnavailable
-from zoetrope_core import contract, errors, events
+from zoetrope_client.errors import (
+    BY_PLAIN_STATUS,
+    BadResponse,
+    ConnectionLost,
+    NotServed,
+    ServerUnavailable,
+)
+from zoetrope_client.events import Event, events_of
+from zoetrope_core import contract, errors
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import BY_STATUS, ZoetropeError, from_code
+from zoetrope_core.errors import ZoetropeError, from_code
+from zoetrope_core.events import Done, Failed
+from zoetrope_core.metadata import PARAMETER, Metadata
 from zoetrope_core.request import GenerateRequest
 
-_CHANNEL_OPTIONS = {
-    "grpc.max_send_message_length": MAX_GRPC_MESSAGE_SIZE,
-    "grpc.max_receive_message_length": MAX_GRPC_MESSAGE_SIZE,
-    # Notices a peer that has vanished; servers count pings more frequent than every 5 minutes as abuse.
-    "grpc.keepalive_time_ms": 310_000,
+KEEPALIVE_S = 310.0
+"""Seconds between pings that notice a peer that has vanished; servers count pings more frequent than every 5
+minutes as abuse, and end the connection."""
+_RECONNECT_MS = {
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.min_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 2000,
 }
+"""A channel that found no server fails calls without a look until its own pause is over, which grows to two
+minutes by default: a retry within it would be none."""
 
 END_SECONDS = 1.0
 """How long a stream may take to end after its last event."""
 
 
-def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
-    """The gRPC channel arguments: `extra` goes before the defaults (unlimited messages, keepalive)."""
-    return list({**_CHANNEL_OPTIONS, **dict(extra)}.items())
+def channel_options(
+    extra: Mapping[str, Any], *, keepalive_s: float | None, max_message_bytes: int | None
+) -> list[tuple[str, Any]]:
+    """The gRPC channel arguments.
+
+    Args:
+        extra: arguments that go before all others.
+        keepalive_s: seconds between pings; None sends none.
+        max_message_bytes: the most bytes of one message each way; None for gRPC's largest (2 GB).
+    """
+    size = MAX_GRPC_MESSAGE_SIZE if max_message_bytes is None else max_message_bytes
+    sizes = {"grpc.max_send_message_length": size, "grpc.max_receive_message_length": size}
+    pings = {} if keepalive_s is None else {"grpc.keepalive_time_ms": round(keepalive_s * 1000)}
+    return list({**sizes, **pings, **_RECONNECT_MS, **extra}.items())
 
 
 def build_request(
@@ -79,7 +103,25 @@ def decode(message: Any) -> Response:
         raise BadResponse(f"the server's response cannot be read: {error}") from error
 
 
-def from_event(event: events.Failed) -> ZoetropeError:
+def read_metadata(message: Any, url: str) -> Metadata:
+    """What a ModelConfigResponse says that the server can do.
+
+    Raises:
+        NotServed: it says nothing of it.
+        BadResponse: it says something that is not of this version's contract.
+    """
+    parameters = message.config.parameters
+    if PARAMETER not in parameters:
+        raise NotServed(
+            f"{url}: the server does not say what it can do: it is older, or not run by `zoetrope serve`"
+        )
+    try:
+        return Metadata.from_json(parameters[PARAMETER].string_value)
+    except ValueError as error:
+        raise BadResponse(f"the server's metadata cannot be read: {error}") from error
+
+
+def from_event(event: Failed) -> ZoetropeError:
     """The error that an `error` event reports, with its details."""
     return from_code(event.code, event.message, status=event.status, details=event.details)
 
@@ -103,16 +145,15 @@ class StreamReader:
         """Whether an `error` event has come; nothing follows it."""
         return self._error is not None
 
-    def read(self, message: Any) -> Response | None:
-        """The next response, None for one without any part or with an `error` event."""
+    def read(self, message: Any) -> tuple[Event, ...]:
+        """The events of the next response; none of one without any part or with an `error` event."""
         response = decode(message)
-        if isinstance(response.event, events.Failed):
+        if isinstance(response.event, Failed):
             self._error = from_event(response.event)
-            return None
+            return ()
         self._started = True
-        self._done = self._done or isinstance(response.event, events.Done)
-        parts = (response.event, response.preview, response.frames, response.video)
-        return None if all(part is None for part in parts) else response
+        self._done = self._done or isinstance(response.event, Done)
+        return events_of(response)
 
     def end(self) -> None:
         """The stream has ended without a status; raises its error, or ConnectionLost without a `done`."""
@@ -145,10 +186,9 @@ def from_status(status: str, text: str, *, url: str, started: bool) -> ZoetropeE
         started: whether a response had come before.
     """
     if status in ("UNAVAILABLE", "UNKNOWN") and _json(text) is None:
-        kind = ConnectionLost if started else ServerUnavailable
-        return kind(
-            f"{url}: {'the connection broke off' if started else 'no server is ready there'} ({text})"
-        )
+        if started:
+            return ConnectionLost(f"{url}: the connection broke off ({text})")
+        return ServerUnavailable(f"{url}: no server is ready there ({text})", grpc_status=status)
     if status == "DEADLINE_EXCEEDED":
         return errors.DeadlineExceeded(f"{url}: the deadline passed before the video was complete ({text})")
     return _from_text(text, status)
@@ -157,7 +197,7 @@ def from_status(status: str, text: str, *, url: str, started: bool) -> ZoetropeE
 def _from_text(text: str, status: str) -> ZoetropeError:
     body = _json(text)
     if body is None:
-        return BY_STATUS.get(status, ZoetropeError)(text)
+        return BY_PLAIN_STATUS.get(status, ZoetropeError)(text)
     return from_code(str(body["code"]), str(body.get("message", text)), status=status, details=body)
 
 

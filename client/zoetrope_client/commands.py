@@ -2,178 +2,201 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import fields as dataclass_fields
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from zoetrope_client.blocks import can_show
 from zoetrope_client.client import Client
-from zoetrope_client.progress import watch
-from zoetrope_client.video import Video, collect, write_whole
-from zoetrope_core.contract import Response
+from zoetrope_client.info import table
+from zoetrope_client.jobs import TERMINAL, UsageError, plan
+from zoetrope_client.options import (
+    CertificateFile,
+    HeaderLines,
+    KeyFile,
+    RootFile,
+    Url,
+    WithTls,
+    headers_of,
+    tls_of,
+    with_request_options,
+)
+from zoetrope_client.progress import Board
+from zoetrope_client.retry import USUAL, Retry
+from zoetrope_client.runs import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    UNAVAILABLE,
+    Outcome,
+    combined,
+    exit_code_of,
+    run_all,
+)
 from zoetrope_core.errors import ZoetropeError
-from zoetrope_core.formats import format_of
-from zoetrope_core.request import GenerateRequest, Rule, field_rules
-
-FAILED, UNAVAILABLE, INVALID, INTERRUPTED = 1, 3, 4, 130
-_EXIT_CODES = {"UNAVAILABLE": UNAVAILABLE, "INVALID_ARGUMENT": INVALID}
-_DEFAULTS = {entry.name: entry.default for entry in dataclass_fields(GenerateRequest)}
 
 
-def _with_request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command an option for each field of GenerateRequest, in place of its `**fields`."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    # Flags only ask for more in the stream (decoded frames), and a file holds the video alone.
-    wanted = {name: rule for name, rule in field_rules().items() if rule.type is not bool}
-    del wanted["deadline_s"]  # that is --deadline
-    options = [_option(name, rule) for name, rule in wanted.items()]
-    signature = inspect.Signature([*own, *options])
-    vars(command)["__signature__"] = signature
-    command.__annotations__ = {name: entry.annotation for name, entry in signature.parameters.items()}
-    return command
-
-
-def _option(name: str, rule: Rule) -> inspect.Parameter:
-    default = _DEFAULTS[name]
-    text = f"{rule.doc}: {rule.allowed}" + ("" if default is None else f"; default {default}")
-    array = rule.type is tuple
-    option = typer.Option(
-        "--" + name.replace("_", "-"),
-        help=text,
-        show_default=False,
-        rich_help_panel="Request",
-        parser=_numbers if array else None,
-        metavar="X,Y,..." if array else None,
-    )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[(_Numbers if array else rule.type) | None, option],
-    )
-
-
-class _Numbers(tuple[float, ...]):
-    """An array on the command line."""
-
-
-def _numbers(text: str) -> _Numbers:
-    """`700,54.5` as numbers; ValueError is a usage error to typer."""
-    return _Numbers(float(part) for part in text.split(","))
-
-
-@_with_request_options
+@with_request_options
 def generate(
     *,
-    image: Annotated[
-        Path,
-        typer.Argument(help="the picture (JPEG, PNG or WebP)", exists=True, dir_okay=False, readable=True),
+    images: Annotated[
+        list[str],
+        typer.Argument(help="pictures (JPEG, PNG or WebP): files, 'patterns/*.jpg', - for standard input"),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the video to write", dir_okay=False)],
-    url: Annotated[
-        str, typer.Option(help="HOST:PORT of the server's gRPC endpoint", envvar="ZOETROPE_URL")
-    ] = "127.0.0.1:8001",
-    preview: Annotated[
-        Path | None,
+    output: Annotated[
+        str,
         typer.Option(
-            help="keep the newest preview (animated WebP) here; one a step without --preview-every",
-            dir_okay=False,
+            "--output", "-o", help="the video; for several pictures a folder or 'NAME-{name}-{index}.mp4'"
+        ),
+    ],
+    url: Url = "127.0.0.1:8001",
+    tls: WithTls = False,
+    ca: RootFile = None,
+    cert: CertificateFile = None,
+    key: KeyFile = None,
+    header: HeaderLines = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="pictures at the same time", min=1, max=256)] = 4,
+    preview: Annotated[
+        str | None,
+        typer.Option(
+            help="keep the newest preview (animated WebP) here, named as for --output, or - to show it in "
+            "the terminal; one a step without --preview-every",
         ),
     ] = None,
-    deadline: Annotated[float | None, typer.Option(help="give up after so many seconds", min=0.0)] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="give each picture up after so many seconds", min=0.0)
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="wait for so many seconds where the server is too busy", min=0.0)
+    ] = 0.0,
+    attempts: Annotated[
+        int, typer.Option(help="how often to try where no server answers", min=1, max=1000)
+    ] = USUAL.attempts,
     json_line: Annotated[
         bool,
         typer.Option(
-            "--json", help="print one JSON line: output, seed, sizes, timings, parameters, warnings"
+            "--json",
+            help="print one JSON line a picture: image, output, seed, sizes, timings, parameters, warnings, "
+            "or the error",
         ),
     ] = False,
     **fields: Any,
 ) -> None:
-    """Generates a video from a picture.
+    """Generates a video from each picture.
 
-    Ctrl-C cancels the request on the server. The file appears whole or not at all. Its name decides the
-    format unless --format does: .mp4, .webm, .webp, .gif, .zip (PNG), .jpeg.zip, .raw.
+    Ctrl-C cancels the requests on the server. A file appears whole or not at all. Its name decides the
+    format unless --format does: .mp4, .webm, .webp, .gif, .zip (PNG), .jpeg.zip, .raw. One picture that
+    fails does not end the others.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused or no server there,
-    4 invalid request or image, 130 interrupted.
+    Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 refused or no server there,
+    4 invalid request or image, 130 interrupted. Several pictures that fail for different reasons: 1.
     """
-    if not output.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
-    given = {name: value for name, value in fields.items() if value is not None}
-    given = {**_named_format(output), **given}
-    if preview is not None:
-        given = {"preview_every": 1, **given}
+    connection = {
+        "url": url,
+        "credentials": tls_of(tls, ca, cert, key),
+        "headers": headers_of(header),
+        "retry": Retry(attempts=attempts),
+    }
+    call = {name: value for name, value in fields.items() if value is not None}
+    console = Console(stderr=True)
+    shown = preview == TERMINAL and _may_show(console)
+    kept = None if preview == TERMINAL else preview
+    if shown or kept is not None:
+        call = {"preview_every": 1, **call}
     try:
-        video = _generate(image, url, deadline, given, preview)
-        video.save(output)
+        planned = plan(images, output, kept, call.get("format"))
+        report = _report_json if json_line else _report
+        call |= {"deadline_s": deadline, "patience_s": patience}
+        with Board(console, previews=shown) as board:
+            codes = asyncio.run(
+                run_all(
+                    planned, connection=connection, call=call, side_by_side=jobs, board=board, report=report
+                )
+            )
+    except UsageError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from None
     except KeyboardInterrupt:
-        _fail("interrupted, the request is cancelled", INTERRUPTED)
-    except ZoetropeError as error:
-        _fail(_one_line(error), _EXIT_CODES.get(error.status, FAILED))
+        _fail("interrupted, what was asked for is cancelled", INTERRUPTED)
     except OSError as error:
         _fail(str(error), FAILED)
-    for warning in video.warnings:
-        typer.echo(f"zoetrope generate: warning: {_flat(warning.message)}", err=True)
-    typer.echo(json.dumps(_summary(video, output)) if json_line else f"{output}: seed {video.seed}")
+    if code := combined(codes):
+        raise typer.Exit(code)
 
 
-def _named_format(output: Path) -> dict[str, str]:
-    """The format that the file's name asks for; none where it says nothing."""
-    found = format_of(output)
-    return {} if found is None else {"format": found}
+def info(
+    *,
+    url: Url = "127.0.0.1:8001",
+    tls: WithTls = False,
+    ca: RootFile = None,
+    cert: CertificateFile = None,
+    key: KeyFile = None,
+    header: HeaderLines = None,
+    json_line: Annotated[
+        bool, typer.Option("--json", help="print one JSON line: url, ready, metadata")
+    ] = False,
+) -> None:
+    """Says what a server can do, and whether it is ready.
+
+    Exit codes: 0 ready, 1 failed, 2 wrong usage, 3 not ready or no server there.
+    """
+    try:
+        with Client(url, credentials=tls_of(tls, ca, cert, key), headers=headers_of(header)) as client:
+            metadata, ready = client.metadata(), client.health()
+    except ZoetropeError as error:
+        _fail(_flat(error.message), exit_code_of(error), command="info")
+    except OSError as error:
+        _fail(str(error), FAILED, command="info")
+    if json_line:
+        typer.echo(json.dumps({"url": url, "ready": ready, "metadata": metadata.to_dict()}))
+    else:
+        Console().print(table(url, ready, metadata))
+    raise typer.Exit(OK if ready else UNAVAILABLE)
 
 
-def _generate(
-    image: Path, url: str, deadline: float | None, fields: dict[str, Any], preview: Path | None
-) -> Video:
-    with Client(url) as client:
-        responses = client.stream(image, deadline_s=deadline, **fields)
-        with closing(watch(responses, Console(stderr=True))) as watched:
-            return collect(_keeping(preview, watched))
+def _may_show(console: Console) -> bool:
+    if can_show(console):
+        return True
+    _say("no previews: they need a terminal with colours")
+    return False
 
 
-def _keeping(preview: Path | None, responses: Iterable[Response]) -> Iterator[Response]:
-    """Passes the responses on and writes each preview to the file."""
-    for response in responses:
-        if preview is not None and response.preview is not None:
-            write_whole(response.preview, preview)
-        yield response
+def _report(outcome: Outcome) -> None:
+    _report_problems(outcome)
+    if outcome.video is not None:
+        typer.echo(f"{outcome.job.output}: seed {outcome.video.seed}")
 
 
-def _summary(video: Video, output: Path) -> dict[str, Any]:
-    sizes = {name: video.parameters.get(name) for name in ("width", "height", "num_frames", "fps")}
-    return {
-        "output": str(output),
-        "id": video.id,
-        "seed": video.seed,
-        **sizes,
-        "video_bytes": len(video.data),
-        "timings": dict(video.timings),
-        "parameters": dict(video.parameters),
-        "warnings": [warning.message for warning in video.warnings],
-    }
+def _report_json(outcome: Outcome) -> None:
+    _report_problems(outcome)
+    typer.echo(outcome.to_json())
 
 
-def _one_line(error: ZoetropeError) -> str:
+def _report_problems(outcome: Outcome) -> None:
+    for warning in outcome.video.warnings if outcome.video else ():
+        _say(f"{outcome.job.name}: warning: {_flat(warning.message)}")
+    if outcome.error is not None:
+        _say(f"{outcome.job.name}: {_one_line(outcome.error)}")
+
+
+def _one_line(error: ZoetropeError | OSError) -> str:
+    if isinstance(error, OSError):
+        return str(error)
     retry = error.details.get("retry_after_s")
-    hint = "" if retry is None else f" (try again in {retry} s)"
-    return _flat(error.message) + hint
+    return _flat(error.message) + ("" if retry is None else f" (try again in {_flat(str(retry))} s)")
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())
+    """A server's words on one line, without what would move a terminal's cursor."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"zoetrope generate: {message}", err=True)
+def _say(message: str, command: str = "generate") -> None:
+    typer.echo(f"zoetrope {command}: {message}", err=True)
+
+
+def _fail(message: str, code: int, command: str = "generate") -> NoReturn:
+    _say(message, command)
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""The finished video, and how it is put together from the responses of a stream."""
+"""The finished video, and how it is put together from the events of a stream."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope_client.errors import BadResponse, ConnectionLost
-from zoetrope_core.contract import Response
-from zoetrope_core.events import Done, Warned
+from zoetrope_client.events import Done, Event, Fragment, Warned
 from zoetrope_core.formats import FORMATS
 
 
@@ -75,14 +74,15 @@ class Assembly:
         self._warnings: list[Warned] = []
         self._done: Done | None = None
 
-    def add(self, response: Response) -> None:
-        """Takes the piece of video, the warning or the `done` of a response."""
-        if response.video is not None:
-            self._pieces.append(response.video)
-        if isinstance(response.event, Warned):
-            self._warnings.append(response.event)
-        if isinstance(response.event, Done):
-            self._done = response.event
+    def add(self, event: Event) -> None:
+        """Takes a piece of the video, a warning or `Done`; anything else passes by."""
+        match event:
+            case Fragment():
+                self._pieces.append(event.data)
+            case Warned():
+                self._warnings.append(event)
+            case Done():
+                self._done = event
 
     def video(self) -> Video:
         """The video.
@@ -106,9 +106,9 @@ class Assembly:
         )
 
 
-def collect(responses: Iterable[Response]) -> Video:
+def collect(events: Iterable[Event]) -> Video:
     """The video of a whole stream; raises as `Assembly.video` does."""
     assembly = Assembly()
-    for response in responses:
-        assembly.add(response)
+    for event in events:
+        assembly.add(event)
     return assembly.video()

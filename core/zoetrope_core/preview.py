@@ -43,6 +43,7 @@ def preview(denoised: Array, rgb: Sequence[Sequence[float]], scaling_factor: flo
         u8 [F,h,w,3]; what is not finite is mid-grey.
     """
     weights, bias = np.asarray(rgb[:-1], np.float32), np.asarray(rgb[-1], np.float32)
-    colours = np.tensordot(denoised, weights / np.float32(scaling_factor), axes=(1, 0)) + bias
+    with np.errstate(invalid="ignore"):
+        colours = np.tensordot(denoised, weights / np.float32(scaling_factor), axes=(1, 0)) + bias
     levels = np.nan_to_num(colours * 127.5 + 127.5, nan=127.5, posinf=127.5, neginf=127.5)
     return levels.round().clip(0.0, 255.0).astype(np.uint8)

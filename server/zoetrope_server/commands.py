@@ -47,6 +47,13 @@ def serve(
     trace_rate: Annotated[
         int | None, typer.Option(help="Trace one request in this many (default 1).")
     ] = None,
+    grpc_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM): gRPC takes TLS alone. HTTP stays plain.")
+    ] = None,
+    grpc_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --grpc-cert.")] = None,
+    grpc_client_ca: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) that those of gRPC clients must rest on.")
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
     ] = "info",

@@ -38,8 +38,7 @@ def footprint(server):
 
 def leave(client, point, **request):
     """Asks for a video and leaves at a point of its way."""
-    for response in client.stream(PHOTO, num_inference_steps=STEPS, **request):
-        event = response.event
+    for event in client.stream(PHOTO, num_inference_steps=STEPS, **request):
         if isinstance(event, Progress):
             reached = event.stage == point
         else:

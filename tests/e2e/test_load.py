@@ -16,7 +16,7 @@ from timed_repository import write_timed_repository
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
 from zoetrope_core.errors import Draining, Overloaded
-from zoetrope_core.events import Heartbeat, Progress
+from zoetrope_core.events import Done, Heartbeat, Progress
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +27,7 @@ class Request(threading.Thread):
     def __init__(self, url, **fields):
         super().__init__(daemon=True)
         self.url, self.fields = url, fields
-        self.responses, self.error, self.seconds = [], None, None
+        self.events, self.error, self.seconds = [], None, None
         self.denoising = threading.Event()
         self.steps = 0
         self.start()
@@ -37,10 +37,10 @@ class Request(threading.Thread):
             client.health()
             began = time.monotonic()
             try:
-                for response in client.stream(PHOTO, **self.fields):
-                    self.responses.append(response)
-                    if isinstance(response.event, Progress) and response.event.stage == "denoise":
-                        self.steps = response.event.step
+                for event in client.stream(PHOTO, **self.fields):
+                    self.events.append(event)
+                    if isinstance(event, Progress) and event.stage == "denoise":
+                        self.steps = event.step
                         self.denoising.set()
             except Exception as error:
                 self.error = error
@@ -48,7 +48,7 @@ class Request(threading.Thread):
 
     @property
     def done(self):
-        return bool(self.responses) and getattr(self.responses[-1].event, "type", "") == "done"
+        return bool(self.events) and isinstance(self.events[-1], Done)
 
 
 def finish(requests, seconds=200):
@@ -83,7 +83,7 @@ def test_32_requests_at_once(repository, tmp_path):
         assert all(request.error.details["retry_after_s"] >= 1 for request in refused)
         assert max(request.seconds for request in refused) < 2.0, "32 clients share the cores with the server"
         assert max(refusal_seconds(server.log)) < 0.1
-        assert any(isinstance(response.event, Heartbeat) for each in requests for response in each.responses)
+        assert any(isinstance(event, Heartbeat) for each in requests for event in each.events)
         finish([Request(server.url, num_inference_steps=1) for _ in range(4)])
         after = orchestrator.memory_info().rss, orchestrator.num_threads()
         assert after[0] < before[0] + 64e6 and after[1] <= before[1] + 8, (before, after)
@@ -113,9 +113,7 @@ def test_a_short_request_gets_its_share_beside_long_ones(noop_manifest, tmp_path
             f"20 steps beside {turns}: one to one, with its decoding"
         )
         share = 4 * 20 * 0.02
-        assert short.responses[-1].event.timings["denoise"] < 1.5 * share, (
-            "half of it is slack for slow cores"
-        )
+        assert short.events[-1].timings["denoise"] < 1.5 * share, "half of it is slack for slow cores"
         assert sum(ended) - sum(before) < 3 * 20 * 2.5, "nor does its beginning take long"
         finish(long)
         assert all(request.done for request in long)

@@ -17,6 +17,7 @@ from rawtriton import PHOTO, counts, frames_of, parts, psnr, raw_inputs, settled
 from tritonclient import grpc as triton
 from tritonclient.grpc import aio as triton_aio
 
+from zoetrope_client.events import Fragment, Preview, events_of
 from zoetrope_core.contract import PIECE_BYTES, bytes_tensor, pack_request
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_core.events import Accepted, Done, Failed, Progress
@@ -45,24 +46,22 @@ def test_a_photo_becomes_a_video(client, tmp_path):
 
 
 def test_events_come_in_order_and_frames_when_asked(client):
-    responses = list(client.stream(PHOTO, seed=1, num_inference_steps=3, stream_frames=True))
-    events = [response.event for response in responses if response.event is not None]
+    events = list(client.stream(PHOTO, seed=1, num_inference_steps=3, stream_frames=True))
     assert isinstance(events[0], Accepted) and isinstance(events[-1], Done)
     steps = [event.step for event in events if isinstance(event, Progress) and event.stage == "denoise"]
     assert steps == [0, 1, 2, 3]
-    assert frames_of(responses).shape == (6, 64, 96, 3)
+    assert frames_of(events).shape == (6, 64, 96, 3)
 
 
 def test_the_video_comes_while_later_chunks_are_decoded(client):
     fields = {"seed": 3, "num_inference_steps": 2, "decode_chunk_size": 2, "fps": 9}
-    responses = list(client.stream(PHOTO, stream_video=True, **fields))
-    pieces = [response.video for response in responses if response.video is not None]
-    first = next(number for number, response in enumerate(responses) if response.video is not None)
+    events = list(client.stream(PHOTO, stream_video=True, **fields))
+    pieces = [event.data for event in events if isinstance(event, Fragment)]
+    first = next(number for number, event in enumerate(events) if isinstance(event, Fragment))
     (last,) = (
         number
-        for number, response in enumerate(responses)
-        if isinstance(response.event, Progress)
-        and (response.event.stage, response.event.step) == ("decode", response.event.steps)
+        for number, event in enumerate(events)
+        if isinstance(event, Progress) and (event.stage, event.step) == ("decode", event.steps)
     )
     assert first < last, "the first piece is there before the last chunk is decoded"
     assert len(pieces) >= 3 and all(len(piece) <= PIECE_BYTES for piece in pieces)
@@ -100,13 +99,13 @@ def test_a_format_without_the_codec_is_refused(client):
 
 def test_previews_come_while_the_video_is_denoised(client, server):
     fields = {"seed": 3, "num_inference_steps": 12}
-    responses = list(client.stream(PHOTO, preview_every=3, **fields))
+    events = list(client.stream(PHOTO, preview_every=3, **fields))
     order = [
-        "preview" if response.preview is not None else response.event.step
-        for response in responses
-        if response.preview is not None or getattr(response.event, "stage", "") == "denoise"
+        "preview" if isinstance(event, Preview) else event.step
+        for event in events
+        if isinstance(event, Preview) or getattr(event, "stage", "") == "denoise"
     ]
-    previews = [response.preview for response in responses if response.preview is not None]
+    previews = [event.image for event in events if isinstance(event, Preview)]
     assert 2 <= len(previews) <= 4 and order.index("preview") < order.index(12), order
     assert [step for step in order if step != "preview"] == list(range(13))
     for webp in previews:
@@ -135,7 +134,9 @@ def test_the_server_computes_what_the_engines_compute(client, repository):
     channel = FakeChannel(pack_request(png(96, 128), request))
     asyncio.run(service.serve(channel))
     served = frames_of(list(client.stream(png(96, 128), request)))
-    np.testing.assert_array_equal(served, frames_of(channel.sent))
+    np.testing.assert_array_equal(
+        served, frames_of(event for sent in channel.sent for event in events_of(sent))
+    )
 
 
 def test_the_same_request_gives_the_same_video(client):
@@ -195,8 +196,8 @@ async def test_tritonclients_own_asynchronous_streams_work(server):
 
 def test_cancelling_stops_the_unet_within_one_step(client, server):
     before = settled(server)
-    for response in client.stream(PHOTO, num_inference_steps=200):
-        if isinstance(response.event, Progress) and response.event.step == 3:
+    for event in client.stream(PHOTO, num_inference_steps=200):
+        if isinstance(event, Progress) and event.step == 3:
             break
     done = settled(server) - before
     assert 3 <= done <= 8, f"{done} of 200 steps ran"

@@ -84,8 +84,8 @@ def test_auto_gives_a_picture_the_size_that_suits_it(client, image, size):
     ({"height": 64, "width": 64, "num_frames": 4}, (64, 64), 4),
 ])  # fmt: skip
 def test_what_lies_between_the_listed_sizes_is_served(client, fields, size, frames):
-    responses = list(client.stream(PHOTO, stream_frames=True, **fields, **ONE_STEP))
-    assert frames_of(responses).shape == (frames, *size, 3)
+    events = list(client.stream(PHOTO, stream_frames=True, **fields, **ONE_STEP))
+    assert frames_of(events).shape == (frames, *size, 3)
     assert video_size(client.generate(PHOTO, **fields, **ONE_STEP)) == (size, frames)
 
 
@@ -109,7 +109,7 @@ def test_auto_refuses_what_is_no_picture(client):
 
 
 def test_a_size_far_from_the_trained_one_is_warned_of_after_the_acceptance(client):
-    events = [response.event for response in client.stream(PHOTO, height=96, **ONE_STEP) if response.event]
+    events = list(client.stream(PHOTO, height=96, **ONE_STEP))
     assert isinstance(events[0], Accepted) and isinstance(events[1], Warned)
     assert (events[1].code, events[1].field) == ("far_from_trained", "size")
     assert "64x96" in events[1].message and "96x64" in events[1].message

@@ -43,7 +43,7 @@ def collector():
 
 
 def accepted(client):
-    events = [response.event for response in client.stream(png(), num_inference_steps=1)]
+    events = list(client.stream(png(), num_inference_steps=1))
     return next(event for event in events if isinstance(event, Accepted))
 
 

@@ -14,21 +14,21 @@ from zoetrope_core.errors import Cancelled, DeadlineExceeded, StageFailed
 IMAGE = b"\x89PNG not decoded here"
 
 
-def leave_by_break(responses):
-    for _ in responses:
+def leave_by_break(events):
+    for _ in events:
         break
-    del responses
+    del events
     gc.collect()
 
 
-def leave_by_close(responses):
-    next(responses)
-    responses.close()
+def leave_by_close(events):
+    next(events)
+    events.close()
 
 
-def leave_by_exception(responses):
-    with pytest.raises(KeyboardInterrupt), closing(responses):
-        for _ in responses:
+def leave_by_exception(events):
+    with pytest.raises(KeyboardInterrupt), closing(events):
+        for _ in events:
             raise KeyboardInterrupt
 
 
@@ -42,11 +42,11 @@ def test_leaving_early_cancels_on_the_server(leave):
 def test_closing_the_client_cancels_what_runs():
     with serving(scripts.endless) as server:
         with Client(server.url) as client:
-            responses = client.stream(IMAGE)
-            next(responses)
+            events = client.stream(IMAGE)
+            next(events)
         assert server.cancelled.wait(5)
         with pytest.raises(Cancelled):
-            list(responses)
+            list(events)
 
 
 def test_a_finished_stream_is_not_cancelled():

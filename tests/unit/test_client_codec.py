@@ -15,6 +15,7 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2
 
 from zoetrope_client import codec
 from zoetrope_client.errors import BadResponse, ConnectionLost, ServerUnavailable
+from zoetrope_client.events import Fragment, Frames
 from zoetrope_client.picture import read_image
 from zoetrope_client.video import Video, collect
 from zoetrope_core import errors
@@ -139,20 +140,24 @@ def test_a_reader_tells_the_ends_of_a_stream_apart():
 
 
 def test_channel_options_keep_the_message_sizes():
-    assert dict(codec.channel_options())["grpc.max_receive_message_length"] == MAX_GRPC_MESSAGE_SIZE
-    options = dict(codec.channel_options([("grpc.keepalive_time_ms", 5), ("grpc.x", 1)]))
+    usual = {"keepalive_s": 310.0, "max_message_bytes": None}
+    options = dict(codec.channel_options({"grpc.x": 1}, **usual))
     assert options["grpc.max_receive_message_length"] == MAX_GRPC_MESSAGE_SIZE
-    assert (options["grpc.keepalive_time_ms"], options["grpc.x"]) == (5, 1)
+    assert (options["grpc.keepalive_time_ms"], options["grpc.x"]) == (310_000, 1)
+    assert dict(codec.channel_options({"grpc.keepalive_time_ms": 5}, **usual))["grpc.keepalive_time_ms"] == 5
+    options = dict(codec.channel_options({}, keepalive_s=None, max_message_bytes=9))
+    assert "grpc.keepalive_time_ms" not in options
+    assert (options["grpc.max_send_message_length"], options["grpc.max_receive_message_length"]) == (9, 9)
 
 
 def test_collect_joins_the_pieces_and_checks_their_number():
-    video = collect([Response(video=b"da"), Response(frames=np.zeros(1)), Response(video=b"ta", event=DONE)])
+    video = collect([Fragment(data=b"da"), Frames(array=np.zeros(1)), Fragment(data=b"ta"), DONE])
     assert video == Video(data=b"data", id="a", seed=1, parameters={"fps": 7}, timings={"total": 1.5})
     with pytest.raises(ConnectionLost):
-        collect([Response(video=b"data")])
+        collect([Fragment(data=b"data")])
     for pieces in ([], [b"data!"]):
         with pytest.raises(BadResponse):
-            collect([*(Response(video=piece) for piece in pieces), Response(event=DONE)])
+            collect([*(Fragment(data=piece) for piece in pieces), DONE])
 
 
 def test_save_writes_the_whole_file_over_an_old_one(tmp_path):

@@ -1,8 +1,10 @@
 """The `zoetrope` command finds its subcommands lazily."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints, version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -92,3 +94,62 @@ def test_the_command_imports_nothing_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def completed(*words):
+    """What a shell would be told to offer after these words."""
+    environment = {
+        "_ZOETROPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("zoetrope", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    command = [sys.executable, "-m", "zoetrope_client"]
+    ran = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+    assert ran.stderr == ""
+    return ran.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["ge"], ["generate"]),
+        (["generate", "--mot"], ["--motion-bucket-id"]),
+        (["generate", "--pat"], ["--patience"]),
+        (["generate", "--sampler", "h"], ["heun"]),
+        (["info", "--he"], ["--header", "--help"]),
+        (["serve", "--grpc-c"], ["--grpc-cert", "--grpc-client-ca"]),
+        (["checkpoint", "ran"], ["random"]),
+        (["checkpoint", "random", "--li"], ["--like"]),
+        (["nothing", "--x"], []),
+    ],
+    ids=" ".join,
+)
+def test_a_shell_completes_commands_and_their_options(words, offered):
+    if words[0] == "serve":
+        pytest.importorskip("pydantic_settings", reason="the server extra")
+    assert sorted(completed(*words)) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_and_installed(shell, tmp_path):
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    command = str(Path(sys.executable).parent / "zoetrope")
+    settings = {"env": environment, "capture_output": True, "text": True, "check": True}
+    shown = subprocess.run([command, "--show-completion", shell], **settings)
+    assert "_ZOETROPE_COMPLETE" in shown.stdout
+    subprocess.run([command, "--install-completion", shell], **settings)
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("_ZOETROPE_COMPLETE" in text for text in written)
+
+
+def test_completing_a_command_that_is_not_installed_says_nothing(modules):
+    modules("tool", "cli_test_absent", "import no_such_package\ncommand = None\n")
+    environment = {
+        "_ZOETROPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "zoetrope tool --x",
+        "COMP_CWORD": "2",
+    }
+    result = CliRunner().invoke(cli.app, [], env=environment, prog_name="zoetrope")
+    assert (result.stdout.strip(), result.stderr) == ("", "")

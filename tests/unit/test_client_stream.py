@@ -12,6 +12,17 @@ from grpc_server import serving
 from PIL import Image
 
 from zoetrope_client import BadResponse, Client, ConnectionLost, ServerUnavailable
+from zoetrope_client.errors import NotServed, PermissionDenied, Unauthenticated
+from zoetrope_client.events import (
+    Accepted,
+    Done,
+    Fragment,
+    Frames,
+    Heartbeat,
+    Preview,
+    Progress,
+    Warned,
+)
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import (
     Cancelled,
@@ -26,7 +37,6 @@ from zoetrope_core.errors import (
     StageLost,
     ZoetropeError,
 )
-from zoetrope_core.events import Accepted, Done, Progress, Warned
 from zoetrope_core.request import GenerateRequest
 
 IMAGE = b"\x89PNG not decoded here"
@@ -49,37 +59,58 @@ def test_generate_sends_image_and_request_and_puts_the_video_together():
 def test_warnings_are_kept_and_events_of_a_newer_server_passed_over():
     with serving(scripts.warning) as server, client_of(server) as client:
         video = client.generate(IMAGE)
-        kinds = [type(response.event) for response in client.stream(IMAGE) if response.event is not None]
+        kinds = [type(event) for event in client.stream(IMAGE)]
     assert [each.message for each in video.warnings] == ["far\naway"]
     assert kinds[:2] == [Accepted, Warned] and kinds.count(Accepted) == 1 and kinds[-1] is Done
 
 
 def test_stream_yields_every_part_in_order():
     with serving(scripts.normal) as server, client_of(server) as client:
-        responses = list(client.stream(IMAGE, GenerateRequest(num_inference_steps=2)))
-    assert isinstance(responses[0].event, Accepted)
-    steps = [r.event for r in responses if isinstance(r.event, Progress)]
+        events = list(client.stream(IMAGE, GenerateRequest(num_inference_steps=2)))
+    assert isinstance(events[0], Accepted)
+    steps = [event for event in events if isinstance(event, Progress)]
     assert [(s.stage, s.step, s.steps, s.eta_seconds) for s in steps] == [
         ("denoise", 0, 2, 2.0),
         ("denoise", 1, 2, 1.0),
         ("denoise", 2, 2, 0.0),
     ]
-    (frames,) = [r.frames for r in responses if r.frames is not None]
+    (frames,) = [event.array for event in events if isinstance(event, Frames)]
     assert frames.dtype == np.uint8
     assert np.array_equal(frames.reshape(-1), np.arange(144, dtype=np.uint8))
-    assert isinstance(responses[-1].event, Done)
+    assert isinstance(events[-1], Done)
 
 
 def test_previews_are_yielded():
     with serving(scripts.normal) as server, client_of(server) as client:
-        responses = list(client.stream(IMAGE, preview_every=1))
-    assert [r.preview for r in responses if r.preview is not None] == [b"preview 1", b"preview 2"]
+        events = list(client.stream(IMAGE, preview_every=1))
+    assert [event.image for event in events if isinstance(event, Preview)] == [b"preview 1", b"preview 2"]
 
 
-def test_a_response_without_any_part_is_not_yielded():
+def test_the_last_piece_of_a_response_with_done_comes_before_it():
+    def script(servicer, image, request, context):
+        last = scripts.done(request, b"data")
+        yield Response(event=last.event, video=b"data", frames=np.zeros((1, 2, 2, 3), np.uint8))
+
+    with serving(script) as server, client_of(server) as client:
+        assert [type(event) for event in client.stream(IMAGE)] == [Frames, Fragment, Done]
+
+
+def test_every_event_has_its_case():
     with serving(scripts.normal) as server, client_of(server) as client:
-        responses = list(client.stream(IMAGE))
-    assert all(r.event or r.video or r.preview or r.frames is not None for r in responses)
+        seen = set()
+        for event in client.stream(IMAGE, preview_every=1):
+            match event:
+                case Accepted() | Done() | Progress() | Warned() | Heartbeat():
+                    seen.add(event.type)
+                case Preview(image=bytes()):
+                    seen.add("preview")
+                case Frames(array=np.ndarray()):
+                    seen.add("frames")
+                case Fragment(data=bytes()):
+                    seen.add("fragment")
+                case _:
+                    raise AssertionError(event)
+    assert seen == {"accepted", "progress", "preview", "frames", "fragment", "done"}
 
 
 def test_fields_go_over_those_of_the_request():
@@ -166,7 +197,9 @@ def test_a_refusal_by_status_alone_becomes_its_class():
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Refused),
         (grpc.StatusCode.CANCELLED, Cancelled),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
-        (grpc.StatusCode.NOT_FOUND, ZoetropeError),
+        (grpc.StatusCode.NOT_FOUND, NotServed),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
         (grpc.StatusCode.INTERNAL, ZoetropeError),
     ],
     ids=lambda value: getattr(value, "name", None),
@@ -221,10 +254,10 @@ def test_missing_bytes_of_the_video_are_noticed():
 def test_the_server_dies_in_the_middle():
     with serving(scripts.endless) as server:
         client = client_of(server)
-        responses = client.stream(IMAGE)
-        next(responses)
+        events = client.stream(IMAGE)
+        next(events)
     with client, pytest.raises((ConnectionLost, Cancelled)):
-        list(responses)
+        list(events)
 
 
 def test_no_server_there():

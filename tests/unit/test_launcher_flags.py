@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zoetrope_server.launcher.flags import TritonOptions, triton_command, triton_environment
+from zoetrope_server.launcher.flags import GrpcTls, TritonOptions, triton_command, triton_environment
 from zoetrope_server.launcher.installation import TritonInstallation
 
 INSTALLATION = TritonInstallation(
@@ -90,3 +90,20 @@ def test_an_empty_library_path_adds_no_current_folder():
 def test_a_system_triton_needs_no_library_path():
     system = replace(INSTALLATION, library_dirs=(), embedded=False)
     assert "LD_LIBRARY_PATH" not in triton_environment(system, Path("/venv/bin/python"), {"PATH": "/bin"}, {})
+
+
+def test_tls_is_grpcs_alone_and_mutual_where_clients_are_checked():
+    own = GrpcTls(certificate=Path("/tls/server.pem"), key=Path("/tls/server.key"))
+    plain, one_way = flags(), flags(options=replace(OPTIONS, grpc_tls=own))
+    assert not [name for name in plain if "ssl" in name or "cert" in name]
+    added = {name: value for name, value in one_way.items() if name not in plain}
+    assert added == {
+        "--grpc-use-ssl": "true",
+        "--grpc-server-cert": "/tls/server.pem",
+        "--grpc-server-key": "/tls/server.key",
+    }
+    mutual = flags(options=replace(OPTIONS, grpc_tls=replace(own, client_ca=Path("/tls/ca.pem"))))
+    assert mutual.items() - one_way.items() == {
+        ("--grpc-use-ssl-mutual", "true"),
+        ("--grpc-root-cert", "/tls/ca.pem"),
+    }

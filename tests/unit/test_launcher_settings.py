@@ -50,3 +50,16 @@ def test_a_kubernetes_service_link_is_recognised(monkeypatch):
     monkeypatch.setenv("ZOETROPE_GRPC_PORT", "tcp://10.0.0.1:8001")
     with pytest.raises(LaunchError, match="enableServiceLinks: false"):
         ServeSettings.merged()
+
+
+def test_tls_needs_a_certificate_and_its_key(tmp_path):
+    pem = tmp_path / "a.pem"
+    pem.write_text("")
+    assert ServeSettings.merged().grpc_tls() is None
+    tls = ServeSettings.merged(grpc_cert=pem, grpc_key=pem).grpc_tls()
+    assert tls is not None and tls.client_ca is None
+    for half in ({"grpc_cert": pem}, {"grpc_key": pem}, {"grpc_client_ca": pem}):
+        with pytest.raises(LaunchError, match="go together"):
+            ServeSettings.merged(**half).grpc_tls()
+    with pytest.raises(LaunchError, match="--grpc-cert"):
+        ServeSettings.merged(grpc_cert=tmp_path / "no.pem", grpc_key=pem)

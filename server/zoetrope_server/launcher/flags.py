@@ -17,6 +17,21 @@ _NEWER_FLAGS: Mapping[str, tuple[Version, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcTls:
+    """TLS of the gRPC endpoint; the files are in PEM format.
+
+    Attributes:
+        certificate: the server's certificate and those that it rests on.
+        key: its private key.
+        client_ca: certificates that those of clients must rest on (mutual TLS); None asks clients for none.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TritonOptions:
     """How one tritonserver is to run; the ports are real ones here, never 0.
 
@@ -33,6 +48,7 @@ class TritonOptions:
         log_verbose: Triton's verbose level; 0 is off.
         trace_url: where OpenTelemetry spans go, OTLP over HTTP; None traces nothing.
         trace_rate: one request in this many is traced.
+        grpc_tls: TLS of the gRPC endpoint; None for plain text.
     """
 
     repository: Path
@@ -47,6 +63,7 @@ class TritonOptions:
     log_verbose: int = 0
     trace_url: str | None = None
     trace_rate: int = 1
+    grpc_tls: GrpcTls | None = None
 
 
 def triton_command(
@@ -66,6 +83,7 @@ def triton_command(
         "--allow-gpu-metrics": str(options.gpu_metrics).lower(),
         "--log-verbose": options.log_verbose,
         **_listening(options),
+        **_encrypting(options.grpc_tls),
     }
     if backends is not None:
         flags["--backend-directory"] = backends
@@ -120,6 +138,19 @@ def _listening(options: TritonOptions) -> dict[str, object]:
         "--metrics-address": options.host,
         "--metrics-port": options.metrics_port,
     }
+
+
+def _encrypting(tls: GrpcTls | None) -> dict[str, object]:
+    """Triton has TLS for gRPC alone: HTTP stays plain."""
+    if tls is None:
+        return {}
+    own = {
+        "--grpc-use-ssl": "true",
+        "--grpc-server-cert": tls.certificate,
+        "--grpc-server-key": tls.key,
+    }
+    clients = {"--grpc-use-ssl-mutual": "true", "--grpc-root-cert": tls.client_ca}
+    return own if tls.client_ca is None else own | clients
 
 
 def _joined(first: Sequence[Path], rest: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from zoetrope_server.launcher.errors import LaunchError
+from zoetrope_server.launcher.flags import GrpcTls
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -32,6 +33,9 @@ class ServeSettings(BaseSettings):
         log_verbose: Triton's verbose level.
         trace_url: where OpenTelemetry spans go (OTLP over HTTP); no tracing without one.
         trace_rate: one request in this many is traced.
+        grpc_cert: certificate chain (PEM) of the gRPC endpoint, which then takes TLS alone; HTTP stays plain.
+        grpc_key: private key (PEM) of `grpc_cert`.
+        grpc_client_ca: certificates (PEM) that those of gRPC clients must rest on: mutual TLS.
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", frozen=True)
@@ -51,6 +55,9 @@ class ServeSettings(BaseSettings):
     log_verbose: int = Field(default=0, ge=0)
     trace_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     trace_rate: int = Field(default=1, ge=1)
+    grpc_cert: FilePath | None = None
+    grpc_key: FilePath | None = None
+    grpc_client_ca: FilePath | None = None
 
     @classmethod
     def merged(cls, **flags: Any) -> ServeSettings:
@@ -66,6 +73,19 @@ class ServeSettings(BaseSettings):
                 _describe(entry["loc"], entry["input"], entry["msg"]) for entry in error.errors()
             )
             raise LaunchError(f"wrong settings: {wrong}") from error
+
+    def grpc_tls(self) -> GrpcTls | None:
+        """The TLS of the gRPC endpoint; None for plain text.
+
+        Raises:
+            LaunchError: only a part of it is given.
+        """
+        if self.grpc_cert is None and self.grpc_key is None and self.grpc_client_ca is None:
+            return None
+        if self.grpc_cert is None or self.grpc_key is None:
+            raise LaunchError("wrong settings: --grpc-cert and --grpc-key go together")
+        clients = None if self.grpc_client_ca is None else self.grpc_client_ca.resolve()
+        return GrpcTls(certificate=self.grpc_cert.resolve(), key=self.grpc_key.resolve(), client_ca=clients)
 
     def ports(self) -> dict[str, int]:
         """The wanted ports by name."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -22,11 +23,13 @@ from zoetrope_server.launcher.python import PythonFacts
 from zoetrope_server.launcher.settings import ServeSettings
 from zoetrope_server.launcher.shm import SHM, ShmClaim
 from zoetrope_server.launcher.undertaker import Undertaker
+from zoetrope_server.launcher.view import show
 
 _logger = logging.getLogger(__name__)
 ENOUGH_SHM = 512 << 20
 """Shared memory, in bytes, that is enough for most repositories."""
 _CONTROL_SOCKET = "control.sock"
+_VIEW = "repository"
 _LONGEST_SOCKET_PATH = 107  # sun_path has 108 bytes with the closing zero
 _ROOM = len("/zoetrope-12345678/" + _CONTROL_SOCKET)
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
@@ -55,6 +58,7 @@ class Workspace:
             self._claim = ShmClaim()
             self._stack.callback(self._claim.release)
             self._backends = assemble_backends(self._installation, self._python, self._folder)
+            self._repository = repository
             self.options = self._options(repository)
             self.control = ControlClient(path=self._folder / _CONTROL_SOCKET)
             self._stack = self._stack.pop_all()
@@ -62,8 +66,9 @@ class Workspace:
     @contextmanager
     def triton(self) -> Iterator[TritonProcess]:
         """A tritonserver that is starting; killed, with all that belongs to it, when the block is left."""
+        shown = show(self._repository, self._folder / _VIEW, self._settings)
         process = TritonProcess(
-            triton_command(self._installation, self.options, self._backends),
+            triton_command(self._installation, replace(self.options, repository=shown), self._backends),
             self._environment(),
             self.options,
             self._log,
@@ -102,6 +107,7 @@ class Workspace:
             log_verbose=self._settings.log_verbose,
             trace_url=self._settings.trace_url,
             trace_rate=self._settings.trace_rate,
+            grpc_tls=self._settings.grpc_tls(),
         )
 
     def _environment(self) -> dict[str, str]:
