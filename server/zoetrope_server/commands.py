@@ -47,6 +47,16 @@ def serve(
     trace_rate: Annotated[
         int | None, typer.Option(help="Trace one request in this many (default 1).")
     ] = None,
+    pinned_pool_bytes: Annotated[
+        int | None, typer.Option(help="Triton's pool of pinned memory; see `zoetrope size`.")
+    ] = None,
+    cuda_pool_bytes: Annotated[
+        int | None, typer.Option(help="Triton's pool of GPU memory; see `zoetrope size`.")
+    ] = None,
+    grpc_tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate (PEM): gRPC speaks TLS only. With --grpc-tls-key.")
+    ] = None,
+    grpc_tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
     log_level: Annotated[
         str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
     ] = "info",

@@ -33,6 +33,9 @@ class TritonOptions:
         log_verbose: Triton's verbose level; 0 is off.
         trace_url: where OpenTelemetry spans go, OTLP over HTTP; None traces nothing.
         trace_rate: one request in this many is traced.
+        pinned_pool_bytes: the pool of pinned memory; None for Triton's default.
+        cuda_pool_bytes: the pool of memory of GPU 0; None for Triton's default.
+        grpc_tls: files of the gRPC endpoint's certificate and private key; None for plain text.
     """
 
     repository: Path
@@ -47,6 +50,9 @@ class TritonOptions:
     log_verbose: int = 0
     trace_url: str | None = None
     trace_rate: int = 1
+    pinned_pool_bytes: int | None = None
+    cuda_pool_bytes: int | None = None
+    grpc_tls: tuple[Path, Path] | None = None
 
 
 def triton_command(
@@ -66,6 +72,7 @@ def triton_command(
         "--allow-gpu-metrics": str(options.gpu_metrics).lower(),
         "--log-verbose": options.log_verbose,
         **_listening(options),
+        **_pools(options),
     }
     if backends is not None:
         flags["--backend-directory"] = backends
@@ -111,8 +118,23 @@ def _tracing(options: TritonOptions) -> list[str]:
     return [f"--trace-config={setting}" for setting in settings]
 
 
+def _pools(options: TritonOptions) -> dict[str, object]:
+    pinned, cuda = options.pinned_pool_bytes, options.cuda_pool_bytes
+    return ({} if pinned is None else {"--pinned-memory-pool-byte-size": pinned}) | (
+        {} if cuda is None else {"--cuda-memory-pool-byte-size": f"0:{cuda}"}
+    )
+
+
 def _listening(options: TritonOptions) -> dict[str, object]:
-    return {
+    tls: dict[str, object] = {}
+    if options.grpc_tls is not None:
+        certificate, key = options.grpc_tls
+        tls = {
+            "--grpc-use-ssl": "true",
+            "--grpc-server-cert": certificate,
+            "--grpc-server-key": key,
+        }
+    return tls | {
         "--grpc-address": options.host,
         "--grpc-port": options.grpc_port,
         "--http-address": options.host,

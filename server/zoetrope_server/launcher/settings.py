@@ -32,6 +32,10 @@ class ServeSettings(BaseSettings):
         log_verbose: Triton's verbose level.
         trace_url: where OpenTelemetry spans go (OTLP over HTTP); no tracing without one.
         trace_rate: one request in this many is traced.
+        pinned_pool_bytes: Triton's pool of pinned memory; Triton's own default without one, as for the next.
+        cuda_pool_bytes: Triton's pool of memory of the first GPU.
+        grpc_tls_cert: certificate (PEM) of the gRPC endpoint, which then speaks TLS only; with `grpc_tls_key`.
+        grpc_tls_key: the certificate's private key (PEM).
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", frozen=True)
@@ -51,6 +55,10 @@ class ServeSettings(BaseSettings):
     log_verbose: int = Field(default=0, ge=0)
     trace_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     trace_rate: int = Field(default=1, ge=1)
+    pinned_pool_bytes: int | None = Field(default=None, ge=0)
+    cuda_pool_bytes: int | None = Field(default=None, ge=0)
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
 
     @classmethod
     def merged(cls, **flags: Any) -> ServeSettings:

@@ -102,6 +102,9 @@ class Workspace:
             log_verbose=self._settings.log_verbose,
             trace_url=self._settings.trace_url,
             trace_rate=self._settings.trace_rate,
+            pinned_pool_bytes=self._settings.pinned_pool_bytes,
+            cuda_pool_bytes=self._settings.cuda_pool_bytes,
+            grpc_tls=tls_files(self._settings),
         )
 
     def _environment(self) -> dict[str, str]:
@@ -117,6 +120,23 @@ class Workspace:
             return self._stack.enter_context(path.open("ab"))
         except OSError as error:
             raise LaunchError(f"cannot write the log file: {error}") from error
+
+
+def tls_files(settings: ServeSettings) -> tuple[Path, Path] | None:
+    """The certificate and the key of the gRPC endpoint; None for plain text.
+
+    Raises:
+        LaunchError: one is given without the other, or a file cannot be read.
+    """
+    certificate, key = settings.grpc_tls_cert, settings.grpc_tls_key
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise LaunchError("--grpc-tls-cert and --grpc-tls-key are given together or not at all")
+    for path in (certificate, key):
+        if not os.access(path, os.R_OK):
+            raise LaunchError(f"{path} cannot be read: TLS needs the certificate and its key")
+    return certificate.absolute(), key.absolute()
 
 
 def _warn_about_little_shm() -> None:
