@@ -1,6 +1,6 @@
-"""What one server needs, from the tensors of its repository and the limits of its queue: each number with its sum.
+"""What one server needs, from the tensors of its repository and the limits of its queue.
 
-Shared memory was measured against this sum with a UNet that computes nothing, at SVD-XT's shapes; Triton's pools
+Shared memory was measured against its sum, with stages that compute nothing at SVD-XT's shapes. Triton's pools
 follow the same tensors, but have not been watched on a GPU yet.
 """
 
@@ -24,12 +24,12 @@ _HEADROOM = 1.25
 """The pages are cut up by tensors of many sizes, so not all of what is free can be used."""
 _COLOURS = 3
 EXIT_S = 10
-"""What a supervisor takes at most after the last video: errors go out, Triton unloads, processes are killed."""
+"""What a supervisor takes at most after the last video: errors go out, Triton unloads, processes end."""
 
 
 def _most_steps() -> int:
-    (rule,) = [each.metadata["rule"] for each in fields(GenerateRequest) if each.name == "num_inference_steps"]
-    return int(rule.high)
+    rules = {each.name: each.metadata["rule"] for each in fields(GenerateRequest)}
+    return int(rules["num_inference_steps"].high)
 
 
 MOST_CALLS = 2 * _most_steps() - 1
@@ -87,8 +87,9 @@ def quantities(manifest: Manifest, load: Load, native: Sequence[str] = ()) -> li
 def shared_memory(traffic: Traffic, load: Load) -> Quantity:
     """The size of /dev/shm in bytes, rounded up to whole MiB.
 
-    The tensors of a call lie in the pages of its stage and in those of the orchestrator. Frames that are streamed lie there once
-    more. A picture lies there until its video is done, waiting or not, and twice where it came through the unary model.
+    The tensors of a call lie in the pages of its stage and in those of the orchestrator. Frames that are
+    streamed lie there once more. A picture lies there until its video is done, waiting or not, and twice where
+    it came through the unary model.
     """
     processes = len(STAGES) + 1 + UNARY_PROCESSES
     height, width = traffic.size
@@ -104,8 +105,8 @@ def shared_memory(traffic: Traffic, load: Load) -> Quantity:
         sum=(
             f"{_HEADROOM} x ({processes} processes x {_FIRST_PAGE / _MIB:.0f} + "
             f"{load.max_active} active x (2 x ({parts}) + streamed frames {frames / _MIB:.1f}) + "
-            f"({load.max_active} active + {load.max_waiting} waiting) x 2 x picture {traffic.picture / _MIB:.0f}) "
-            f"= {value // _MIB} MiB"
+            f"({load.max_active} active + {load.max_waiting} waiting) x 2 x "
+            f"picture {traffic.picture / _MIB:.0f}) = {value // _MIB} MiB"
         ),
     )
 
@@ -121,7 +122,7 @@ def native_bytes(manifest: Manifest, traffic: Traffic, native: Sequence[str]) ->
 def times(load: Load, call_s: float) -> list[Quantity]:
     """Seconds of the longest video, of the drain and of the pod's end, each rounded up.
 
-    A drain serves what runs and what waits. They share the engines, so it takes as long as one after the other.
+    A drain serves what runs and what waits. They share the engines, so it takes as long as one after another.
     """
     video = math.ceil(load.calls * call_s + load.rest_s)
     requests = load.max_active + load.max_waiting

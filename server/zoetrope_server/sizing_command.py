@@ -48,7 +48,7 @@ def size(
 ) -> None:
     """Say how much shared memory, which pools and how long a grace period a server of a repository needs.
 
-    Limits that are not given are those that `zoetrope serve` would take, from the environment or its defaults.
+    Limits that are not given are those of `zoetrope serve`: from the environment, or its defaults.
     """
     try:
         limits = ServeSettings.merged(max_active=max_active, max_waiting=max_waiting)

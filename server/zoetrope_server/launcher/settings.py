@@ -34,7 +34,7 @@ class ServeSettings(BaseSettings):
         trace_rate: one request in this many is traced.
         pinned_pool_bytes: Triton's pool of pinned memory; Triton's own default without one, as for the next.
         cuda_pool_bytes: Triton's pool of memory of the first GPU.
-        grpc_tls_cert: certificate (PEM) of the gRPC endpoint, which then speaks TLS only; with `grpc_tls_key`.
+        grpc_tls_cert: certificate (PEM) of the gRPC endpoint, which then speaks TLS only; needs the key.
         grpc_tls_key: the certificate's private key (PEM).
     """
 
