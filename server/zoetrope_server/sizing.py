@@ -1,7 +1,7 @@
 """What one server needs, from the tensors of its repository and the limits of its queue.
 
-Shared memory was measured against its sum, with stages that compute nothing at SVD-XT's shapes. Triton's pools
-follow the same tensors, but have not been watched on a GPU yet.
+Shared memory was measured against its sum, with stages that compute nothing at SVD-XT's shapes. The pools
+of Triton follow the same tensors, but have not been watched on a GPU yet.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def shared_memory(traffic: Traffic, load: Load) -> Quantity:
     """The size of /dev/shm in bytes, rounded up to whole MiB.
 
     The tensors of a call lie in the pages of its stage and in those of the orchestrator. Frames that are
-    streamed lie there once more. A picture lies there until its video is done, waiting or not, and twice where
-    it came through the unary model.
+    streamed lie there once more. A picture lies there until its video is done, waiting or not, and twice
+    where it came through the unary model.
     """
     processes = len(STAGES) + 1 + UNARY_PROCESSES
     height, width = traffic.size
