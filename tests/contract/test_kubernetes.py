@@ -158,7 +158,9 @@ def test_every_reference_has_what_it_names():
                 if "persistentVolumeClaim" in volume
             }
             for container in containers(spec):
-                wanted |= {("ConfigMap", each["configMapRef"]["name"]) for each in container.get("envFrom", [])}
+                wanted |= {
+                    ("ConfigMap", each["configMapRef"]["name"]) for each in container.get("envFrom", [])
+                }
                 mounted = {mount["name"] for mount in container["volumeMounts"]}
                 assert mounted <= {volume["name"] for volume in spec["volumes"]}, overlay
         assert wanted <= names | outside, overlay
