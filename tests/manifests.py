@@ -4,14 +4,19 @@ import functools
 import re
 import shutil
 import subprocess
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in (KUBERNETES / "overlays").glob("*/kustomization.yaml"))
+SERVERS = [name for name in OVERLAYS if not name.startswith("engines-") and name != "kserve"]
+"""Those with a Deployment."""
+ENGINES = [name for name in OVERLAYS if name.startswith("engines-")]
 OLDEST = (5, 0)
 """The oldest kustomize that the manifests are written for; kubectl 1.27 has 5.0.1."""
 
@@ -80,3 +85,36 @@ def size_bytes(quantity):
     """The bytes of a quantity such as 512Mi."""
     number, unit = re.fullmatch(r"(\d+)([KMGT]i)?", quantity).groups()
     return int(number) << {None: 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[unit]
+
+
+def server(overlay):
+    """The server's container of a Deployment."""
+    return pod(one(overlay, "Deployment"))["containers"][0]
+
+
+def settings(overlay):
+    """The server's ZOETROPE_ variables, from the ConfigMap or, under KServe, the container."""
+    if overlay != "kserve":
+        return generated(overlay, "zoetrope-settings")
+    (container,) = one("kserve", "ServingRuntime")["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def named(variables):
+    """Variables by the names of the settings."""
+    return {name.removeprefix("ZOETROPE_").lower(): value for name, value in variables.items()}
+
+
+def probed(overlay):
+    """The server's container, also under KServe."""
+    if overlay != "kserve":
+        return server(overlay)
+    return one("kserve", "ServingRuntime")["spec"]["containers"][0]
+
+
+def command(name):
+    """A subcommand of `zoetrope` as click has it."""
+    (entry,) = entry_points(group="zoetrope.commands", name=name)
+    app = typer.Typer()
+    app.command()(entry.load())
+    return typer.main.get_command(app)

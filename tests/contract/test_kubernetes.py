@@ -2,6 +2,10 @@
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
@@ -59,6 +63,22 @@ def test_the_schemas_refuse(overlay, field):
         else:
             document["nonsense"] = 1
         assert problems(document), document["kind"]
+
+
+def test_check_jsonschema_agrees(tmp_path):
+    """The same by the tool that anyone may run, and the schemas are schemas."""
+    program = str(Path(sys.executable).parent / "check-jsonschema")
+    files = sorted(map(str, SCHEMAS.glob("*.json")))
+    subprocess.run([program, "--check-metaschema", *files], check=True, capture_output=True, timeout=60)
+    checked = set()
+    for document in (each for overlay in OVERLAYS for each in documents(overlay) if each["kind"] in CUSTOM):
+        file = tmp_path / f"{document['kind']}.json"
+        file.write_text(json.dumps(document))
+        schema = str(SCHEMAS / file.name.lower())
+        ran = subprocess.run([program, "--schemafile", schema, str(file)], capture_output=True, timeout=60)
+        assert ran.returncode == 0, ran.stdout
+        checked.add(document["kind"])
+    assert checked == set(CUSTOM)
 
 
 def test_what_of_kserve_is_a_pod():
@@ -228,9 +248,6 @@ def test_dashboard_and_rules_are_the_files():
 def test_another_key_is_a_rollout(tmp_path):
     """The name of the ConfigMap changes with the key, and with it the pods' template."""
     built("gpu")
-    import shutil
-    import subprocess
-
     copied = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copied)
     file = copied / "overlays" / "gpu" / "kustomization.yaml"

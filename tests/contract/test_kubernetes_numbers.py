@@ -1,21 +1,29 @@
-"""What the manifests say about the server, held against the server: settings, probes, commands, sizes and times."""
+"""What the manifests say about the server is so: its settings, ports, probes, commands and metrics."""
 
-import json
 import re
-import shlex
 import subprocess
 import sys
-from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import dockerfile
 import pytest
-import typer
-from manifests import OVERLAYS, ROOT, documents, generated, one, pod, seconds_of, size_bytes
+from manifests import (
+    ENGINES,
+    OVERLAYS,
+    ROOT,
+    SERVERS,
+    command,
+    documents,
+    generated,
+    named,
+    one,
+    pod,
+    probed,
+    seconds_of,
+    server,
+    settings,
+)
 
-from zoetrope_bench.overhead import SVD_XT
-from zoetrope_server import sizing
 from zoetrope_server.launcher import ServeSettings
 from zoetrope_server.launcher.health import Health, HealthServer, Phase
 from zoetrope_server.launcher.ports import choose_ports
@@ -23,25 +31,8 @@ from zoetrope_server.metrics import METRICS
 from zoetrope_server.settings import OrchestratorSettings
 
 _, STAGES = dockerfile.read()
-SERVERS = [name for name in OVERLAYS if not name.startswith("engines-") and name != "kserve"]
-ENGINES = [name for name in OVERLAYS if name.startswith("engines-")]
 DEMO = (ROOT / "demo" / "Dockerfile").read_text()
-
-
-def server(overlay):
-    return pod(one(overlay, "Deployment"))["containers"][0]
-
-
-def settings(overlay):
-    """The server's ZOETROPE_ variables, from the ConfigMap or, with KServe, the container itself."""
-    if overlay != "kserve":
-        return generated(overlay, "zoetrope-settings")
-    (container,) = one("kserve", "ServingRuntime")["spec"]["containers"]
-    return {each["name"]: each["value"] for each in container["env"]}
-
-
-def named(variables):
-    return {name.removeprefix("ZOETROPE_").lower(): value for name, value in variables.items()}
+PROBES = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 
 
 @pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
@@ -76,15 +67,6 @@ def test_ports_of_kserve():
         assert container[name]["httpGet"]["port"] == fields["health_port"].default
 
 
-PROBES = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
-
-
-def probed(overlay):
-    if overlay != "kserve":
-        return server(overlay)
-    return one("kserve", "ServingRuntime")["spec"]["containers"][0]
-
-
 @pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
 def test_probes_are_the_supervisors(overlay):
     container = probed(overlay)
@@ -114,14 +96,6 @@ def test_a_draining_server_is_alive_and_not_ready(phase, ready, alive):
         container = server("gpu")
         assert status(container["readinessProbe"]["httpGet"]["path"]) == ready
         assert status(container["livenessProbe"]["httpGet"]["path"]) == alive
-
-
-def command(name):
-    """A subcommand of `zoetrope` as click has it."""
-    (entry,) = entry_points(group="zoetrope.commands", name=name)
-    app = typer.Typer()
-    app.command()(entry.load())
-    return typer.main.get_command(app)
 
 
 def called(container):
@@ -154,83 +128,6 @@ def test_containers_run_commands_with_options_that_they_have():
     assert seen == {"serve", "doctor", "export"}
     with pytest.raises(Exception, match="nonsense"):
         command("serve").make_context("serve", ["/models", "--nonsense"])
-
-
-def shapes(arguments):
-    """What an export with these options puts into its manifest, as far as sizes depend on it."""
-    from zoetrope_export.exporting import default_chunk, default_max_batch
-
-    given = command("export").make_context("export", list(arguments)).params
-    frames = given["frames"] or [
-        json.loads((ROOT / "demo/checkpoint/unet/config.json").read_text())["num_frames"]
-    ]
-    return replace(
-        SVD_XT,
-        sizes=tuple(tuple(map(int, text.split("x"))) for text in given["size"]),
-        num_frames=tuple(frames),
-        decode_chunk_size=given["decode_chunk"] or default_chunk(frames[0]),
-        max_batch_size=given["max_batch"] or default_max_batch(given["precision"]),
-    )
-
-
-def export_arguments(overlay):
-    """The options of the export that fills the repository of a deployment."""
-    if overlay == "cpu-demo":
-        (line,) = re.findall(r"^RUN zoetrope export (.*)$", DEMO, re.MULTILINE)
-        return shlex.split(line)
-    (job,) = [each for each in documents("engines-h100") if each["kind"] == "Job"]
-    return pod(job)["containers"][0]["args"]
-
-
-def sizes(overlay):
-    """What `zoetrope size` says, with the options that the deployment was made with."""
-    source = "gpu" if overlay == "kserve" else overlay
-    annotations = one(source, "Deployment")["spec"]["template"]["metadata"]["annotations"]
-    given = command("size").make_context("size", ["/r", *shlex.split(annotations["zoetrope-size"])]).params
-    limits = named(settings(overlay))
-    load = sizing.Load(
-        max_active=int(limits["max_active"]),
-        max_waiting=int(limits["max_waiting"]),
-        calls=given["calls"],
-        call_s=given["call_s"],
-        rest_s=given["rest_s"],
-        pre_stop_s=given["pre_stop_s"],
-    )
-    return {each.name: each.value for each in sizing.quantities(shapes(export_arguments(overlay)), load)}
-
-
-@pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
-def test_times_exceed_the_longest_video(overlay):
-    found, container = sizes(overlay), probed(overlay)
-    if overlay == "kserve":
-        spec = one("kserve", "InferenceService")["spec"]["predictor"]
-    else:
-        spec = pod(one(overlay, "Deployment"))
-    drain = float(named(settings(overlay))["grace_period_s"])
-    sleep = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert drain == found["grace_period_s"] > found["longest_video_s"]
-    assert spec["terminationGracePeriodSeconds"] == found["termination_grace_period_s"]
-    assert spec["terminationGracePeriodSeconds"] == sleep + drain + sizing.EXIT_S
-    # Endpoints go within seconds of the deletion; the hook waits longer than the readiness probe takes.
-    assert sleep > seconds_of(container["readinessProbe"])
-
-
-@pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
-def test_shared_memory_covers_the_shapes(overlay):
-    found = sizes(overlay)
-    if overlay == "kserve":
-        spec, limits = one("kserve", "ServingRuntime")["spec"], probed(overlay)["resources"]["limits"]
-    else:
-        spec, limits = pod(one(overlay, "Deployment")), server(overlay)["resources"]["limits"]
-    (shm,) = [each["emptyDir"] for each in spec["volumes"] if each["name"] == "dshm"]
-    assert shm["medium"] == "Memory"
-    assert found["shm_bytes"] <= size_bytes(shm["sizeLimit"]) < 1.5 * found["shm_bytes"]
-    assert size_bytes(limits["memory"]) > 2 * size_bytes(shm["sizeLimit"]), (
-        "its pages count as the container's"
-    )
-    given = named(settings(overlay))
-    assert int(given["pinned_pool_bytes"]) == found["pinned_pool_bytes"] == 0
-    assert int(given["cuda_pool_bytes"]) == found["cuda_pool_bytes"] == 0
 
 
 def test_a_gpu_deployment_runs_where_its_engines_were_built():
@@ -301,11 +198,3 @@ def test_the_demo_image(tmp_path):
     assert ran.returncode == 0, ran.stdout
     assert (ROOT / "demo" / "checkpoint" / "model_index.json").is_file()
     assert "COPY checkpoint /checkpoint" in DEMO and "RUN zoetrope export /checkpoint " in DEMO
-
-
-def test_the_documented_size():
-    """docs/deploy.md shows what the command prints for the GPU deployment."""
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    found = sizes("gpu")
-    for name, value in found.items():
-        assert f"| `{name}` | {value} |" in page, name
