@@ -57,6 +57,10 @@ def serve(
         Path | None, typer.Option(help="Certificate (PEM): gRPC speaks TLS only. With --grpc-tls-key.")
     ] = None,
     grpc_tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
+    grpc_connection_age_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds until a gRPC connection takes no new calls."),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
     ] = "info",

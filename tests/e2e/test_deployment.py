@@ -166,6 +166,30 @@ def test_streams_of_one_client_go_to_all_servers(noop_repository, tmp_path):
     assert sorted(served) == [3, 3]
 
 
+def test_an_old_connection_takes_no_new_calls_and_its_streams_go_on(noop_manifest, tmp_path):
+    """Clients that balance look for new servers when a connection ends."""
+    assert "ZOETROPE_GRPC_CONNECTION_AGE_S" in settings("gpu")
+    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
+    with (
+        serving(repository, tmp_path / "log", "--grpc-connection-age-s=1") as running,
+        Client(running.url) as client,
+    ):
+        assert client.health()
+        triton = psutil.Process(running.ports["triton_pid"])
+        port = int(running.ports["grpc"].rpartition(":")[2])
+
+        def clients():
+            connections = triton.net_connections(kind="tcp")
+            return {each.raddr for each in connections if each.laddr.port == port and each.raddr}
+
+        first = clients()
+        began = time.monotonic()
+        assert client.generate(png(64, 96), seed=1, num_inference_steps=100).seed == 1
+        assert time.monotonic() - began > 3, "longer than a connection lives, with its 10 % more or less"
+        assert client.generate(png(64, 96), seed=1, num_inference_steps=1).seed == 1
+        assert first and clients() and not first & clients()
+
+
 def served_requests(running):
     connection = http.client.HTTPConnection(running.ports["metrics"], timeout=5)
     connection.request("GET", "/metrics")

@@ -90,3 +90,26 @@ def test_an_empty_library_path_adds_no_current_folder():
 def test_a_system_triton_needs_no_library_path():
     system = replace(INSTALLATION, library_dirs=(), embedded=False)
     assert "LD_LIBRARY_PATH" not in triton_environment(system, Path("/venv/bin/python"), {"PATH": "/bin"}, {})
+
+
+def test_pools_tls_and_connections_are_left_to_triton_unless_given():
+    names = ("pinned-memory", "cuda-memory", "ssl", "server-cert", "server-key", "connection-age")
+    assert not [flag for flag in flags() for name in names if name in flag]
+    given = replace(
+        OPTIONS,
+        pinned_pool_bytes=0,
+        cuda_pool_bytes=1 << 20,
+        grpc_tls=(Path("/tls/tls.crt"), Path("/tls/tls.key")),
+        grpc_connection_age_ms=1500,
+    )
+    assert (
+        flags(options=given).items()
+        >= {
+            "--pinned-memory-pool-byte-size": "0",
+            "--cuda-memory-pool-byte-size": "0:1048576",
+            "--grpc-use-ssl": "true",
+            "--grpc-server-cert": "/tls/tls.crt",
+            "--grpc-server-key": "/tls/tls.key",
+            "--grpc-max-connection-age": "1500",
+        }.items()
+    )

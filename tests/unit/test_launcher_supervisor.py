@@ -6,7 +6,7 @@ import pytest
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.parity import check_parity
 from zoetrope_server.launcher.supervisor import Endpoints, RestartBudget
-from zoetrope_server.launcher.workspace import check_repository, make_runtime_dir
+from zoetrope_server.launcher.workspace import check_repository, make_runtime_dir, tls_files
 
 
 def test_restarts_are_bounded_within_a_window():
@@ -94,3 +94,17 @@ def test_a_place_that_is_too_long_is_passed_over(tmp_path):
 def test_no_place_at_all(tmp_path):
     with pytest.raises(LaunchError, match="no folder for the control socket"):
         make_runtime_dir([str(tmp_path / "missing")])
+
+
+def test_tls_takes_both_files_or_none(tmp_path):
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    assert tls_files(ServeSettings()) is None
+    for one in ({"grpc_tls_cert": certificate}, {"grpc_tls_key": key}):
+        with pytest.raises(LaunchError, match="together or not at all"):
+            tls_files(ServeSettings.merged(**one))
+    both = ServeSettings.merged(grpc_tls_cert=certificate, grpc_tls_key=key)
+    certificate.write_text("")
+    with pytest.raises(LaunchError, match=r"tls\.key cannot be read"):
+        tls_files(both)
+    key.write_text("")
+    assert tls_files(both) == (certificate, key)

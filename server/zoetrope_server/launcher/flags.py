@@ -36,6 +36,7 @@ class TritonOptions:
         pinned_pool_bytes: the pool of pinned memory; None for Triton's default.
         cuda_pool_bytes: the pool of memory of GPU 0; None for Triton's default.
         grpc_tls: files of the gRPC endpoint's certificate and private key; None for plain text.
+        grpc_connection_age_ms: after so long a gRPC connection takes no new calls; None for no limit.
     """
 
     repository: Path
@@ -53,6 +54,7 @@ class TritonOptions:
     pinned_pool_bytes: int | None = None
     cuda_pool_bytes: int | None = None
     grpc_tls: tuple[Path, Path] | None = None
+    grpc_connection_age_ms: int | None = None
 
 
 def triton_command(
@@ -125,16 +127,19 @@ def _pools(options: TritonOptions) -> dict[str, object]:
     )
 
 
-def _listening(options: TritonOptions) -> dict[str, object]:
-    tls: dict[str, object] = {}
+def _connections(options: TritonOptions) -> dict[str, object]:
+    """How gRPC connections are secured, and how long they live; the streams of an aged one are not cut."""
+    flags: dict[str, object] = {}
     if options.grpc_tls is not None:
         certificate, key = options.grpc_tls
-        tls = {
-            "--grpc-use-ssl": "true",
-            "--grpc-server-cert": certificate,
-            "--grpc-server-key": key,
-        }
-    return tls | {
+        flags |= {"--grpc-use-ssl": "true", "--grpc-server-cert": certificate, "--grpc-server-key": key}
+    if options.grpc_connection_age_ms is not None:
+        flags["--grpc-max-connection-age"] = options.grpc_connection_age_ms
+    return flags
+
+
+def _listening(options: TritonOptions) -> dict[str, object]:
+    return _connections(options) | {
         "--grpc-address": options.host,
         "--grpc-port": options.grpc_port,
         "--http-address": options.host,

@@ -36,6 +36,8 @@ class ServeSettings(BaseSettings):
         cuda_pool_bytes: Triton's pool of memory of the first GPU.
         grpc_tls_cert: certificate (PEM) of the gRPC endpoint, which then speaks TLS only; needs the key.
         grpc_tls_key: the certificate's private key (PEM).
+        grpc_connection_age_s: after so long a connection takes no new calls, and its streams go on: clients
+            that balance over several servers connect again and find those that are new. No limit without one.
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", frozen=True)
@@ -59,6 +61,7 @@ class ServeSettings(BaseSettings):
     cuda_pool_bytes: int | None = Field(default=None, ge=0)
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
+    grpc_connection_age_s: float | None = Field(default=None, ge=1, le=86_400)
 
     @classmethod
     def merged(cls, **flags: Any) -> ServeSettings:

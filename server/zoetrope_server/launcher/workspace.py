@@ -89,6 +89,7 @@ class Workspace:
         self._stack.close()
 
     def _options(self, repository: Path) -> TritonOptions:
+        age = self._settings.grpc_connection_age_s
         return TritonOptions(
             repository=repository,
             shm_prefix=self._claim.prefix,
@@ -105,6 +106,7 @@ class Workspace:
             pinned_pool_bytes=self._settings.pinned_pool_bytes,
             cuda_pool_bytes=self._settings.cuda_pool_bytes,
             grpc_tls=tls_files(self._settings),
+            grpc_connection_age_ms=None if age is None else round(age * 1000),
         )
 
     def _environment(self) -> dict[str, str]:
