@@ -52,30 +52,32 @@ def size(
     """
     try:
         limits = ServeSettings.merged(max_active=max_active, max_waiting=max_waiting)
-        manifest, native = _read(repository)
+        load = Load(
+            max_active=_limit(limits, "max_active"),
+            max_waiting=_limit(limits, "max_waiting"),
+            calls=calls,
+            call_s=call_s,
+            rest_s=rest_s,
+            pre_stop_s=pre_stop_s,
+        )
+        found = _sized(repository, load)
     except (LaunchError, EngineError, OSError, ValueError) as error:
         typer.echo(f"zoetrope size: {error}", err=True)
         raise typer.Exit(1) from error
-    load = Load(
-        max_active=_limit(limits, "max_active"),
-        max_waiting=_limit(limits, "max_waiting"),
-        calls=calls,
-        call_s=call_s,
-        rest_s=rest_s,
-        pre_stop_s=pre_stop_s,
-    )
-    found = quantities(manifest, load, native)
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found], indent=2))
     else:
         _show(found)
 
 
-def _read(path: Path) -> tuple[Manifest, list[str]]:
-    """The manifest of a repository, and the stages that Triton hosts by a backend of its own."""
+def _sized(path: Path, load: Load) -> list[Quantity]:
+    """The numbers of a repository; raises LaunchError, EngineError, OSError or ValueError."""
     repository = check_repository(path)
+    manifest = Manifest.load(repository)
+    if not manifest.sizes or not manifest.num_frames:
+        raise ValueError(f"the manifest of {path} lists no size or no frame count")
     native = [name for name, stage in STAGES.items() if native_backend(repository, stage) is not None]
-    return Manifest.load(repository), native
+    return quantities(manifest, load, native)
 
 
 def _limit(settings: ServeSettings, name: str) -> int:

@@ -207,6 +207,9 @@ def test_claims_outlive_the_deployments():
     for overlay in OVERLAYS:
         claims = [each for each in documents(overlay) if each["kind"] == "PersistentVolumeClaim"]
         assert bool(claims) == overlay.startswith("engines-"), overlay
+        # With a namespace goes everything in it, the claims too.
+        spaces = [each for each in documents(overlay) if each["kind"] == "Namespace"]
+        assert bool(spaces) == (bool(claims) or overlay == "cpu-demo"), overlay
 
 
 def test_a_scaled_deployment_names_no_number_of_pods():

@@ -102,9 +102,9 @@ def called(container):
     """The subcommand that a container runs, and its arguments."""
     image = container["image"].partition(":")[0]
     target = {"zoetrope": "serve", "zoetrope-demo": "serve", "zoetrope-export": "export"}[image]
-    program, name = container.get("command") or STAGES[target].exec_form("ENTRYPOINT")
+    program, name, *options = container.get("command") or STAGES[target].exec_form("ENTRYPOINT")
     assert program == "zoetrope"
-    return name, container["args"]
+    return name, [*options, *container["args"]]
 
 
 def containers():

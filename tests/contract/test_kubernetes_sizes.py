@@ -82,6 +82,10 @@ def test_times_exceed_the_longest_video(overlay):
     assert drain == found["grace_period_s"] > found["longest_video_s"]
     assert spec["terminationGracePeriodSeconds"] == found["termination_grace_period_s"]
     assert spec["terminationGracePeriodSeconds"] == sleep + drain + sizing.EXIT_S
+    if overlay != "kserve":
+        deadline = one(overlay, "Deployment")["spec"]["progressDeadlineSeconds"]
+        started = float(named(settings(overlay))["start_timeout_s"])
+        assert deadline > spec["terminationGracePeriodSeconds"] + started, "the GPU may be of one that drains"
     # Endpoints go within seconds of the deletion; the hook waits longer than the readiness probe takes.
     assert sleep > seconds_of(container["readinessProbe"])
 

@@ -15,11 +15,13 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import grpc
 import psutil
 import pytest
+from engine_keys import KEY
 from fakes import png
 from footprint import Footprint
 from manifests import generated, named, one, pod, server, settings
@@ -30,8 +32,10 @@ from zoetrope_bench.overhead import SVD_XT
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
 from zoetrope_core.errors import Draining
+from zoetrope_core.specs import STAGES
 from zoetrope_server import sizing
 from zoetrope_server.doctor.traffic import largest
+from zoetrope_server.engines.sidecar import Sidecar
 
 pytestmark = pytest.mark.e2e
 BIN = Path(sys.executable).parent
@@ -138,14 +142,26 @@ def test_the_check_before_the_server(noop_repository, repository, tmp_path):
 
     assert checked(repository).returncode == 0
     missing = checked(tmp_path / key)
-    assert missing.returncode == 1 and "is not a folder" in " ".join(missing.stdout.split())
+    assert missing.returncode == 1 and f"{tmp_path / key} is not a folder" in missing.stdout
     foreign = tmp_path / "foreign"
     shutil.copytree(repository, foreign, ignore=shutil.ignore_patterns("cache"))
     facts = json.loads((foreign / "zoetrope.json").read_text())
-    (foreign / "zoetrope.json").write_text(json.dumps(facts | {"engine": "tensorrt", "precision": "fp16"}))
+    (foreign / "zoetrope.json").write_text(json.dumps(facts | {"engine": "aot-inductor"}))
+    for stage in STAGES:
+        own = {"stage": stage, "library": "torch", "library_version": metadata.version("torch")}
+        engine_of(foreign / stage / "1", replace(KEY, **own, precision="fp32", target="sm90"))
     refused = checked(foreign)
     assert refused.returncode == 1
-    assert "cannot be served here: engine of the repository, stage image_encoder" in refused.stdout
+    assert "was built for another place: " in refused.stdout and "target is sm90, here" in refused.stdout
+    assert refused.stdout.splitlines()[-1].endswith("unet, stage vae_decoder")
+    assert len(refused.stdout) < 2048, "what the kubelet keeps of a log for a pod's state"
+
+
+def engine_of(folder, key):
+    """An engine file of that key, as far as anyone looks before it is loaded."""
+    file = folder / key.file_name()
+    file.write_bytes(b"engine")
+    Sidecar.of(file, key, 0.0).save(file)
 
 
 def test_streams_of_one_client_go_to_all_servers(noop_repository, tmp_path):

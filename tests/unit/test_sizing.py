@@ -106,7 +106,8 @@ def test_what_cannot_be_sized_is_said(tmp_path, monkeypatch, words, said):
     assert ran.exit_code == 1 and said in ran.output and "Traceback" not in ran.output
 
 
-def test_a_broken_manifest_is_said(repository):
-    (repository / "zoetrope.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", json.dumps(replace(MANIFEST, sizes=()).to_dict())])
+def test_a_broken_manifest_is_said(repository, text):
+    (repository / "zoetrope.json").write_text(text)
     ran = CliRunner().invoke(app, [str(repository)])
     assert ran.exit_code == 1 and ran.output.startswith("zoetrope size: ")
