@@ -88,13 +88,14 @@ class Video(threading.Thread):
 def test_a_drain_under_load(noop_manifest, tmp_path):
     """What runs and waits is served, what comes is refused, nothing is left: all within the grace period."""
     repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
-    limits = named(settings("cpu-demo"))
+    limits = named(settings("gpu"))
     active, waiting = int(limits["max_active"]), int(limits["max_waiting"])
-    with serving(repository, tmp_path / "log", environment=demo_environment()) as running:
+    environment = {**os.environ, **settings("gpu")}
+    with serving(repository, tmp_path / "log", environment=environment) as running:
         assert (status(running, "readinessProbe"), status(running, "livenessProbe")) == (200, 200)
         prefix = Footprint(running).prefix
         assert list(SHM.glob(prefix + "*"))
-        videos = [Video(running.url, num_inference_steps=40) for _ in range(active + waiting)]
+        videos = [Video(running.url, num_inference_steps=20) for _ in range(active + waiting)]
         wait_until(lambda: all(video.events for video in videos), 30)
         assert not all("Progress" in video.events for video in videos), "some of them wait"
         began = time.monotonic()
