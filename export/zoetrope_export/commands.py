@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from zoetrope_core.manifest import FILE_NAME
 from zoetrope_export.endings import errors_to_exit, terminated_as_interrupted
 from zoetrope_export.errors import ExportError
 
@@ -138,6 +137,7 @@ def export(
         )
         plan = _plan(source, wanted, out)
         if print_key or KEY in str(out):
+            from zoetrope_core.manifest import FILE_NAME
             from zoetrope_export.repository_key import repository_key
 
             key = repository_key(plan)
