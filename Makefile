@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
 
-.PHONY: help demo check lint types test test-full full-size clean
+.PHONY: help demo check lint types test test-full policy full-size clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,17 @@ test: $(VENV)/.dev  ## All tests but the long ones
 
 test-full: $(VENV)/.dev  ## All tests, the long ones too
 	$(BIN)/python -m pytest
+
+# An environment of its own: its dependencies are pinned, and not to ours. It asks nobody and downloads no rules.
+out/policy/bin/checkov:
+	$(PYTHON) -m venv out/policy
+	out/policy/bin/python -m pip install --quiet checkov==3.3.30
+
+policy: out/policy/bin/checkov  ## What checkov finds in the manifests; each exception is explained beside what it is of
+	rm -rf out/manifests && mkdir -p out/manifests
+	for overlay in deploy/kubernetes/overlays/*/; do \
+	  kubectl kustomize $$overlay > out/manifests/$$(basename $$overlay).yaml || exit 1; done
+	out/policy/bin/checkov --skip-download --framework kubernetes --quiet --compact -d out/manifests
 
 full-size: $(VENV)/.dev  ## Engines of SVD-XT with random weights: half an hour, 24 GB of memory, 20 GB of disk
 	$(BIN)/python -m zoetrope_bench.full_size --json benchmarks/results/full_size.json

@@ -20,9 +20,7 @@ class Footprint:
     def __init__(self, server):
         self._supervisor = psutil.Process(server.process.pid)
         triton = psutil.Process(server.ports["triton_pid"])
-        self._prefix = next(
-            part.split(PREFIX)[1].split(",")[0] for part in triton.cmdline() if PREFIX in part
-        )
+        self.prefix = next(part.split(PREFIX)[1].split(",")[0] for part in triton.cmdline() if PREFIX in part)
         self.control = ControlClient(path=Path(triton.environ()["ZOETROPE_CONTROL_SOCKET"]))
 
     def read(self):
@@ -34,7 +32,7 @@ class Footprint:
                 amounts = process.memory_info().rss, process.num_fds(), process.num_threads()
                 for what, amount in zip(("rss", "files", "threads"), amounts, strict=True):
                     held[name, what] += amount
-        pages = [path for path in SHM.glob(self._prefix + "*")]
+        pages = [path for path in SHM.glob(self.prefix + "*")]
         with contextlib.suppress(FileNotFoundError):
             held["server", "shm"] = sum(os.stat(path).st_blocks * 512 for path in pages)
         held["server", "shm files"] = len(pages)

@@ -91,6 +91,12 @@ class Checkpoint:
         """Height and width in pixels are multiples of this: the UNet halves the latents at each level."""
         return self.vae_scale_factor << (self.unet_levels - 1)
 
+    def files(self) -> list[Path]:
+        """All files of the pipeline's parts, sorted by their place in the folder."""
+        parts = [self.directory / name for name in _COMPONENTS]
+        found = [path for part in parts for path in part.rglob("*") if path.is_file()]
+        return sorted(found, key=lambda path: path.relative_to(self.directory).as_posix())
+
     def manifest(
         self,
         *,

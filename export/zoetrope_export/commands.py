@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from zoetrope_core.errors import ZoetropeError
+from zoetrope_export.endings import errors_to_exit, terminated_as_interrupted
 from zoetrope_export.errors import ExportError
 
 if TYPE_CHECKING:
     from zoetrope_core.specs import Array
-    from zoetrope_export.parity import ParityReport
+    from zoetrope_export.exporting import Plan
     from zoetrope_export.stage_builds import BuildOptions
 
+KEY = "{key}"
+"""What stands for the key in `--out`."""
 checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 
 
@@ -46,7 +43,10 @@ def export(
     size: Annotated[
         list[str], typer.Option(help="Frame size HxW; repeat for more, the first is the default.")
     ],
-    out: Annotated[Path, typer.Option(help="The model repository to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The model repository to write; {key} in it stands for the export's key."),
+    ],
     precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 on GPUs.")] = "fp32",
     frames: Annotated[
         list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
@@ -107,9 +107,16 @@ def export(
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Write the repository even if parity fails.")
     ] = False,
+    print_key: Annotated[
+        bool, typer.Option("--print-key", help="Print the key of this export, and build nothing.")
+    ] = False,
 ) -> None:
-    """Export a checkpoint to engines and a Triton model repository, parity report inside."""
-    with _errors_to_exit(), _terminated_as_interrupted():
+    """Export a checkpoint to engines and a Triton model repository, parity report inside.
+
+    The key names everything that the engines depend on: the weights, these options, the libraries, and the
+    GPU where they are bound to it. A repository whose name holds the key is not built again.
+    """
+    with errors_to_exit(), terminated_as_interrupted():
         began = time.perf_counter()
         wanted = Wanted(
             engine=engine,
@@ -133,12 +140,20 @@ def export(
             verify=verify,
             allow_drift=allow_drift,
         )
-        report = _export(source, wanted, out)
-        from zoetrope_export.parity_table import show_parity
+        plan = _plan(source, wanted, out)
+        if print_key or KEY in str(out):
+            from zoetrope_core.manifest import FILE_NAME
+            from zoetrope_export.repository_key import repository_key
 
-        show_parity(report, Console())
-        seconds = time.perf_counter() - began
-        typer.echo(f"{out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
+            key = repository_key(plan)
+            plan = replace(plan, out=Path(str(out).replace(KEY, key)))
+            if print_key:
+                typer.echo(key)
+                return
+            if (plan.out / FILE_NAME).is_file():  # put in place as a whole, so it is complete
+                typer.echo(f"{plan.out}: exported before")
+                return
+        _export(plan, began)
 
 
 @checkpoint.callback()
@@ -153,7 +168,7 @@ def random(
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
 ) -> None:
     """Write a randomly initialised checkpoint in diffusers' layout: noise out, but all the work."""
-    with _errors_to_exit():
+    with errors_to_exit():
         quiet_libraries()
         from zoetrope_export.architectures import ARCHITECTURES
         from zoetrope_export.random_checkpoint import write_random_checkpoint
@@ -200,14 +215,25 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
-    """Exports; everything that can be refused is refused before the first weights are loaded."""
+def _export(plan: Plan, began: float) -> None:
+    from zoetrope_export.exporting import export_repository
+    from zoetrope_export.parity_table import show_parity
+    from zoetrope_export.progress import ExportProgress
+
+    with ExportProgress(Console(stderr=True)) as progress:
+        report = export_repository(plan, progress.report, progress)
+    show_parity(report, Console())
+    seconds = time.perf_counter() - began
+    typer.echo(f"{plan.out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
+
+
+def _plan(source: str, wanted: Wanted, out: Path) -> Plan:
+    """What to export; everything that can be refused is refused before the first weights are loaded."""
     quiet_libraries()
     from zoetrope_export import exporting
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.engines import check_fp32_decoder, check_supported
     from zoetrope_export.profiles import with_ranges
-    from zoetrope_export.progress import ExportProgress
     from zoetrope_export.repository import check_host, check_target
 
     check_supported(wanted.engine, wanted.precision)
@@ -231,7 +257,7 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         trained_size=wanted.trained_size,
         fp32_decoder=wanted.fp32_decoder,
     )
-    plan = exporting.Plan(
+    return exporting.Plan(
         checkpoint=opened,
         manifest=with_ranges(manifest, wanted.profiles, between=wanted.between),
         out=out,
@@ -242,8 +268,6 @@ def _export(source: str, wanted: Wanted, out: Path) -> ParityReport:
         verify=wanted.verify,
         allow_drift=wanted.allow_drift,
     )
-    with ExportProgress(Console(stderr=True)) as progress:
-        return exporting.export_repository(plan, progress.report, progress)
 
 
 def _read_picture(file: Path) -> Array:
@@ -277,24 +301,3 @@ def quiet_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Makes SIGTERM, as of `docker stop`, end the block as Ctrl-C does: what was begun is taken away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _errors_to_exit() -> Iterator[None]:
-    """Turns an error of the export or of the machine's files into one line on stderr and exit code 1."""
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
-    try:
-        yield
-    except (ZoetropeError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error

@@ -54,6 +54,16 @@ def serve(
     grpc_client_ca: Annotated[
         Path | None, typer.Option(help="Certificates (PEM) that those of gRPC clients must rest on.")
     ] = None,
+    pinned_pool_bytes: Annotated[
+        int | None, typer.Option(help="Triton's pool of pinned memory; see `zoetrope size`.")
+    ] = None,
+    cuda_pool_bytes: Annotated[
+        int | None, typer.Option(help="Triton's pool of GPU memory; see `zoetrope size`.")
+    ] = None,
+    grpc_connection_age_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds until a gRPC connection takes no new calls."),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar="ZOETROPE_LOG_LEVEL", help=f"Level of our own log: {', '.join(_LEVELS)}.")
     ] = "info",

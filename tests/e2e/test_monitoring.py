@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fakes import png
+from manifests import documents, server
+from timed_repository import write_timed_repository
 
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
@@ -41,9 +43,10 @@ def names():
 
 
 @contextmanager
-def prometheus(target, folder):
-    """A Prometheus that scrapes the server each second; its address."""
-    scrape = {"job_name": "zoetrope", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+def prometheus(target, folder, labels=None):
+    """A Prometheus that scrapes the server each second and adds labels to all it reads; its address."""
+    found = {"targets": [target], "labels": labels or {}}
+    scrape = {"job_name": "zoetrope", "scrape_interval": "1s", "static_configs": [found]}
     (folder / "prometheus.yml").write_text(
         yaml.safe_dump({"scrape_configs": [scrape], "rule_files": [str(RULES)]})
     )
@@ -113,3 +116,28 @@ def test_a_real_prometheus_reads_every_metric(noop_repository, tmp_path):
         assert query(address, 'zoetrope_requests_total{outcome="invalid_argument"}')
         for expression in expressions():
             query(address, expression.replace("$__rate_interval", "1m"))
+
+
+@needs_prometheus
+def test_the_autoscalers_read_the_work_of_a_pod(noop_manifest, tmp_path):
+    """Their metric, with the labels that a PodMonitor gives it, follows the queue."""
+    (keda,) = [each for each in documents("autoscale") if each["kind"] == "ScaledObject"]
+    (plain,) = [each for each in documents("autoscale-hpa") if each["kind"] == "HorizontalPodAutoscaler"]
+    expression = keda["spec"]["triggers"][0]["metadata"]["query"]
+    name = plain["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    labels = {"namespace": "zoetrope", "pod": "zoetrope-0", "container": server("autoscale")["name"]}
+    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
+    with (
+        serving(repository, tmp_path / "log") as running,
+        prometheus(running.ports["metrics"], tmp_path, labels) as address,
+        Client(running.url) as client,
+    ):
+        client.generate(png(), num_inference_steps=2)
+        (idle,) = wait_for(address, expression)
+        assert float(idle["value"][1]) == 0
+        video = client.stream(png(), num_inference_steps=200)
+        next(video)
+        (busy,) = wait_for(address, f"{expression} > 1")
+        (pods,) = query(address, f'{name}{{pod="zoetrope-0"}} > 1')
+        assert 1 < float(busy["value"][1]) < 60 and pods["metric"]["namespace"] == "zoetrope"
+        video.close()

@@ -107,3 +107,22 @@ def test_tls_is_grpcs_alone_and_mutual_where_clients_are_checked():
         ("--grpc-use-ssl-mutual", "true"),
         ("--grpc-root-cert", "/tls/ca.pem"),
     }
+
+
+def test_pools_and_connections_are_left_to_triton_unless_given():
+    names = ("pinned-memory", "cuda-memory", "connection-age")
+    assert not [flag for flag in flags() for name in names if name in flag]
+    given = replace(
+        OPTIONS,
+        pinned_pool_bytes=0,
+        cuda_pool_bytes=1 << 20,
+        grpc_connection_age_ms=1500,
+    )
+    assert (
+        flags(options=given).items()
+        >= {
+            "--pinned-memory-pool-byte-size": "0",
+            "--cuda-memory-pool-byte-size": "0:1048576",
+            "--grpc-max-connection-age": "1500",
+        }.items()
+    )

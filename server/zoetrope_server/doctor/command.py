@@ -26,18 +26,25 @@ def doctor(
     health_port: Annotated[int | None, typer.Option(help="0 for any (default 8003).")] = None,
     max_active: Annotated[int | None, typer.Option(help="Requests that run at the same time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as a JSON list.")] = False,
+    only_errors: Annotated[
+        bool, typer.Option("--errors", help="Print the errors and the verdict alone, a line each.")
+    ] = False,
 ) -> None:
     """Say what this machine can run, and what to do about what it cannot.
 
     The options are those of `zoetrope serve`, and the environment counts as it does there. Exit code 1 when
     something prevents serving; warnings and engines that are not there do not.
     """
-    flags = {name: value for name, value in locals().items() if name not in ("repository", "as_json")}
+    own = ("repository", "as_json", "only_errors")
+    flags = {name: value for name, value in locals().items() if name not in own}
     # What the launcher would log is among the findings.
     logging.getLogger("zoetrope_server").setLevel(logging.CRITICAL)
     findings = examine(flags, repository)
+    subject = "an exported repository" if repository is None else str(repository)
     if as_json:
         typer.echo(report.to_json(findings))
+    elif only_errors:
+        typer.echo(report.plain(findings, subject))
     else:
-        report.show(findings, "an exported repository" if repository is None else str(repository), Console())
+        report.show(findings, subject, Console())
     raise typer.Exit(1 if errors(findings) else 0)

@@ -30,6 +30,12 @@ def show(findings: Sequence[Finding], subject: str, console: Console) -> None:
     console.print(verdict(findings, subject), soft_wrap=True, markup=False, highlight=False)
 
 
+def plain(findings: Sequence[Finding], subject: str) -> str:
+    """A line for each error and the verdict: for logs and pods' states, where a table is cut off."""
+    lines = [f"{wrong.name}: {wrong.found}; {wrong.advice}" for wrong in errors(findings)]
+    return "\n".join([*lines, verdict(findings, subject)])
+
+
 def to_json(findings: Sequence[Finding]) -> str:
     """The findings as a JSON list."""
     return json.dumps([asdict(finding) for finding in findings], indent=2)

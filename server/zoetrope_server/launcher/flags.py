@@ -49,6 +49,9 @@ class TritonOptions:
         trace_url: where OpenTelemetry spans go, OTLP over HTTP; None traces nothing.
         trace_rate: one request in this many is traced.
         grpc_tls: TLS of the gRPC endpoint; None for plain text.
+        pinned_pool_bytes: the pool of pinned memory; None for Triton's default.
+        cuda_pool_bytes: the pool of memory of GPU 0; None for Triton's default.
+        grpc_connection_age_ms: after so long a gRPC connection takes no new calls; None for no limit.
     """
 
     repository: Path
@@ -64,6 +67,9 @@ class TritonOptions:
     trace_url: str | None = None
     trace_rate: int = 1
     grpc_tls: GrpcTls | None = None
+    pinned_pool_bytes: int | None = None
+    cuda_pool_bytes: int | None = None
+    grpc_connection_age_ms: int | None = None
 
 
 def triton_command(
@@ -84,6 +90,7 @@ def triton_command(
         "--log-verbose": options.log_verbose,
         **_listening(options),
         **_encrypting(options.grpc_tls),
+        **_pools(options),
     }
     if backends is not None:
         flags["--backend-directory"] = backends
@@ -129,8 +136,21 @@ def _tracing(options: TritonOptions) -> list[str]:
     return [f"--trace-config={setting}" for setting in settings]
 
 
+def _pools(options: TritonOptions) -> dict[str, object]:
+    pinned, cuda = options.pinned_pool_bytes, options.cuda_pool_bytes
+    return ({} if pinned is None else {"--pinned-memory-pool-byte-size": pinned}) | (
+        {} if cuda is None else {"--cuda-memory-pool-byte-size": f"0:{cuda}"}
+    )
+
+
+def _connections(options: TritonOptions) -> dict[str, object]:
+    """How long gRPC connections live; the streams of an aged one are not cut."""
+    age = options.grpc_connection_age_ms
+    return {} if age is None else {"--grpc-max-connection-age": age}
+
+
 def _listening(options: TritonOptions) -> dict[str, object]:
-    return {
+    return _connections(options) | {
         "--grpc-address": options.host,
         "--grpc-port": options.grpc_port,
         "--http-address": options.host,

@@ -36,6 +36,10 @@ class ServeSettings(BaseSettings):
         grpc_cert: certificate chain (PEM) of the gRPC endpoint, which then takes TLS alone; HTTP stays plain.
         grpc_key: private key (PEM) of `grpc_cert`.
         grpc_client_ca: certificates (PEM) that those of gRPC clients must rest on: mutual TLS.
+        pinned_pool_bytes: Triton's pool of pinned memory; Triton's own default without one, as for the next.
+        cuda_pool_bytes: Triton's pool of memory of the first GPU.
+        grpc_connection_age_s: after so long a connection takes no new calls, and its streams go on: clients
+            that balance over several servers connect again and find those that are new. No limit without one.
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", frozen=True)
@@ -58,6 +62,9 @@ class ServeSettings(BaseSettings):
     grpc_cert: FilePath | None = None
     grpc_key: FilePath | None = None
     grpc_client_ca: FilePath | None = None
+    pinned_pool_bytes: int | None = Field(default=None, ge=0)
+    cuda_pool_bytes: int | None = Field(default=None, ge=0)
+    grpc_connection_age_s: float | None = Field(default=None, ge=1, le=86_400)
 
     @classmethod
     def merged(cls, **flags: Any) -> ServeSettings:

@@ -94,6 +94,7 @@ class Workspace:
         self._stack.close()
 
     def _options(self, repository: Path) -> TritonOptions:
+        age = self._settings.grpc_connection_age_s
         return TritonOptions(
             repository=repository,
             shm_prefix=self._claim.prefix,
@@ -108,6 +109,9 @@ class Workspace:
             trace_url=self._settings.trace_url,
             trace_rate=self._settings.trace_rate,
             grpc_tls=self._settings.grpc_tls(),
+            pinned_pool_bytes=self._settings.pinned_pool_bytes,
+            cuda_pool_bytes=self._settings.cuda_pool_bytes,
+            grpc_connection_age_ms=None if age is None else round(age * 1000),
         )
 
     def _environment(self) -> dict[str, str]:
