@@ -2,11 +2,11 @@
 
     zoetrope bench compare BEFORE.json AFTER.json [--json FILE]
 
-Quantiles are compared by a moving-block bootstrap of the latencies themselves (Kunsch, 1989). The reports hold
-them in the order in which the requests were due: neighbours in a queue share its length, and blocks keep them
-together. Counts are compared by the exact test that conditions on their sum (Przyborowski and Wilenski, 1940).
-The confidence is divided among all comparisons (Bonferroni): of 20 pairs of equal servers, about one may be
-said to differ in something.
+Quantiles are compared by a moving-block bootstrap of the latencies themselves (Kunsch, 1989). The reports
+hold them in the order in which the requests were due: neighbours in a queue share its length, and blocks keep
+them together. Counts are compared by the exact test that conditions on their sum (Przyborowski, Wilenski,
+1940). The confidence is divided among all comparisons (Bonferroni): of 20 pairs of equal servers, about one
+may be said to differ in something.
 """
 
 from __future__ import annotations

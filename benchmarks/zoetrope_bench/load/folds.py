@@ -127,13 +127,13 @@ def ends(records: Iterable[Record]) -> list[dict[str, Any]]:
 def stages(records: Iterable[Record]) -> dict[str, Any]:
     """Mean seconds of served requests by stage as the server says, and what is beside its total.
 
-    `outside` is the latency less the server's own total: the way there and back, and the generator's lag.
+    `queue and way` is the latency less the server's own total: its queue, the way there and back, the lag.
     """
     served = [record for record in records if record.outcome == SERVED and record.timings]
     sums: dict[str, float] = {}
     for record in served:
         total = record.timings.get("total")
-        outside = {} if total is None else {"outside": (record.latency or 0.0) - total}
+        outside = {} if total is None else {"queue and way": (record.latency or 0.0) - total}
         for stage, spent in {**record.timings, **outside}.items():
             sums[stage] = sums.get(stage, 0.0) + spent
     return {stage: {"mean_s": total / len(served), "count": len(served)} for stage, total in sums.items()}

@@ -1,4 +1,4 @@
-"""The report of a run as one page of HTML: no script, nothing fetched, for light and dark screens, and for paper."""
+"""The report of a run as one page of HTML: no script, nothing fetched, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #5a6675; --paper: #f5f6f8; --card: #fff;
   --grid: #d9dee5; --warn: #8a5300; --warn-paper: #fff4e0; --good: #14724f; --bad: #b3264a; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa6b5; --paper: #10151c;
-  --card: #18202a; --grid: #334050; --warn: #f0b460; --warn-paper: #2c2314; --good: #58cfa0; --bad: #ff7f9d; } }
+  --card: #18202a; --grid: #334050; --warn: #f0b460; --warn-paper: #2c2314; --good: #58cfa0;
+  --bad: #ff7f9d; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; font-variant-numeric: tabular-nums; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; }
 main { max-width: 1160px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0; } h2 { font-size: 16px; margin: 0 0 10px; }
 p { margin: 4px 0 0; } .soft { color: var(--soft); }
 .grid { display: grid; gap: 14px; margin-top: 18px; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); }
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 500px), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; padding: 14px 16px; min-width: 0; }
+.card { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; padding: 14px 16px;
+  min-width: 0; }
 .tile b { display: block; font-size: 24px; line-height: 1.25; font-weight: 600; }
 .tile .good { color: var(--good); } .tile .bad { color: var(--bad); }
 .flags { background: var(--warn-paper); border-color: var(--warn); margin-top: 18px; }
 .flags h2 { color: var(--warn); } .flags ul { margin: 0; padding-left: 20px; }
 svg { width: 100%; height: auto; display: block; } svg text { font-family: inherit !important; }
 .wide { overflow-x: auto; margin-top: 14px; }
-table { border-collapse: collapse; width: 100%; } caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
+table { border-collapse: collapse; width: 100%; }
+caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--grid); white-space: nowrap; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; } th { font-weight: 600; color: var(--soft); }
+td.text, th.text { text-align: left; } th { font-weight: 600; color: var(--soft); }
 tr:last-child td { border-bottom: 0; } td small { color: var(--soft); display: block; font-size: 12px; }
 details { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: 12.5px; margin: 10px 0 0; }
@@ -81,20 +85,20 @@ def _head(run: Run, body: Mapping[str, Any]) -> str:
     if asked["loop"] == "closed":
         load = f"closed loop, {asked['users']} users who think {asked['think_s']:g} s in the mean"
     else:
-        load = f"open loop, {asked['arrivals']} arrivals"
+        load = f"open loop, {asked['arrivals'].capitalize()} arrivals"
     about = (
         f"{load}; {end - start:.0f} s after {start:.0f} s of warm-up; seed {asked['seed']}; {run.began_at}"
     )
     return (
         f'<h1>Load on {escape(str(asked["url"]))}</h1><p class="soft">{escape(about)}</p>'
-        '<p class="soft">Latencies count from the time at which a request was due to its <code>done</code>.</p>'
+        '<p class="soft">Latencies count from the time at which a request was due, to <code>done</code>.</p>'
     )
 
 
 def _tiles(body: Mapping[str, Any]) -> Iterator[str]:
     for label in ("offered", "achieved"):
         yield _tile(label, _number(body[label]["per_s"], "/s", 2), f"{body[label]['count']} requests")
-    group = body["classes"].get(ALL) or next(iter(body["classes"].values()), {})
+    group: Mapping[str, Any] = body["classes"].get(ALL) or next(iter(body["classes"].values()), {})
     for level in ("p50", "p95", "p99"):
         if entry := group.get("latency", {}).get(level):
             yield _tile(f"latency {level}", _number(entry["value"], " s"), _interval(entry))

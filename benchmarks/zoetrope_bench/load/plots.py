@@ -27,7 +27,7 @@ _STYLES = {
     FAILED: (COLOURS[5], "X"),
     ABANDONED: (COLOURS[3], "s"),
 }
-_LOOK = {
+_LOOK: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -57,16 +57,13 @@ def over_time(run: Run, slo: Slo | None) -> str:
             found = [record for record in run.records if record.outcome == outcome]
             colour, marker = _STYLES[outcome]
             if found:
-                points = [(record.intended, record.latency or 0.0) for record in found]
-                label = f"{outcome} ({len(found)})"
-                axes.scatter(*zip(*points, strict=True), s=14, c=colour, marker=marker, label=label, alpha=0.7,
-                             linewidths=0, rasterized=True)  # fmt: skip
+                x, y = [record.intended for record in found], [record.latency or 0.0 for record in found]
+                dots = axes.scatter(x, y, s=22, c=colour, marker=marker, alpha=0.75, linewidths=0)
+                dots.set(label=f"{outcome} ({len(found)})", rasterized=True)
         if start:
-            axes.axvspan(0, start, color=_GRID, alpha=0.5, linewidth=0, label="warm-up")
+            axes.axvspan(0, start, color=_GRID, alpha=0.5, linewidth=0, zorder=0, label="warm-up")
         _limit(axes, slo, horizontal=True)
-        axes.set(
-            xlabel="due, seconds after the beginning", ylabel="latency, s", ylim=(0, None), xlim=(0, None)
-        )
+        axes.set(xlabel="due, seconds after the beginning", ylabel="latency, s", xlim=(0, None))
         _legend(axes)
 
     return _svg(draw, "over-time")

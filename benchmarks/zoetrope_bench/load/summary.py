@@ -86,7 +86,7 @@ def _rates(body: Mapping[str, Any]) -> Table:
 
 def _quantiles(body: Mapping[str, Any]) -> Table:
     levels = [name(level) for level in LEVELS]
-    table = Table("class", "seconds", "samples", *levels, title="from the intended time, with 95 % intervals")
+    table = Table("class", "seconds", "samples", *levels, title="from the intended time; (too few samples)")
     for label, group in body["classes"].items():
         for moment in MOMENTS:
             if entry := group.get(moment):
@@ -96,10 +96,9 @@ def _quantiles(body: Mapping[str, Any]) -> Table:
 
 
 def cell(entry: Mapping[str, Any]) -> str:
-    """A quantile with its interval, or with the number of samples that it lacks."""
-    if entry["count"] < entry["needed"]:
-        return f"{entry['value']:.3f}\n(needs {entry['needed']})"
-    return f"{entry['value']:.3f}\n{entry['low']:.3f}-{entry['high']:.3f}"
+    """A quantile, in brackets where there are too few samples for its interval."""
+    value = f"{entry['value']:.3f}"
+    return f"({value})" if entry["count"] < entry["needed"] else value
 
 
 def _ends(body: Mapping[str, Any]) -> Table:
