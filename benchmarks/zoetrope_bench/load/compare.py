@@ -27,12 +27,20 @@ from rich.table import Table
 from zoetrope_bench.load.folds import MOMENTS
 from zoetrope_bench.load.mix import ALL
 from zoetrope_bench.load.slo import name
-from zoetrope_bench.load.statistics import CONFIDENCE, LEVELS, Floats, binomial, needed, rank
+from zoetrope_bench.load.statistics import (
+    CONFIDENCE,
+    LEVELS,
+    Floats,
+    binomial,
+    correlation_time,
+    needed,
+    rank,
+)
 from zoetrope_bench.load.summary import BENCHMARK, TITLES
 
 NOT_COMPARED, WORSE_FOUND = 1, 3
 BETTER, WORSE, OTHER, SAME = "better", "worse", "different", "no difference shown"
-_ROUNDS = 4000
+_ROUNDS = 2000
 _SAME_LOAD = ("loop", "arrivals", "segments", "users", "think_s", "classes", "warmup_s", "max_in_flight")
 _MACHINE = ("processor", "gpu", "cores")
 
@@ -124,6 +132,11 @@ def unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     if any(machines[0].get(key) != machines[1].get(key) for key in _MACHINE):
         found.append("the load came from unlike machines")
     for label, report in (("before", before), ("after", after)):
+        series = _samples(report["details"]["classes"], ALL, MOMENTS[0])
+        if len(series):
+            found.append(
+                f"{label}: {len(series)} latencies say as much as {independent(series):.0f} independent ones"
+            )
         found += [f"{label}: {flag}" for flag in report["details"].get("flags", ())]
     return found
 
@@ -146,12 +159,12 @@ def changes(
 def _quantiles(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[tuple[str, float, Floats, Floats]]:
-    """The quantiles of which both runs have enough samples."""
+    """The quantiles of which both runs have enough samples, counted as if they were independent."""
     for label in before:
         for moment in MOMENTS:
             samples = [_samples(side, label, moment) for side in (before, after)]
             for level in LEVELS:
-                if min(map(len, samples)) >= needed(level):
+                if min(map(independent, samples)) >= needed(level):
                     title = f"{TITLES[moment]}, {name(level)}"
                     yield title if label == ALL else f"{label}: {title}", level, samples[0], samples[1]
 
@@ -200,9 +213,8 @@ def difference(
 
 
 def resampled(values: Floats, level: float, draw: np.random.Generator) -> Floats:
-    """The quantile of many samples put together from blocks of the series, each about its root long."""
-    count = len(values)
-    length = max(1, round(math.sqrt(count)))
+    """The quantile of many samples put together from blocks of the series; see `block_length`."""
+    count, length = len(values), block_length(values)
     blocks = math.ceil(count / length)
     wanted, found = rank(count, level) - 1, np.empty(_ROUNDS)
     steps = np.arange(length)
@@ -211,6 +223,17 @@ def resampled(values: Floats, level: float, draw: np.random.Generator) -> Floats
         drawn = values[((starts[:, None] + steps) % count).reshape(-1)[:count]]
         found[number] = np.partition(drawn, wanted)[wanted]
     return found
+
+
+def independent(values: Floats) -> float:
+    """How many independent values say as much as the series."""
+    return len(values) / correlation_time(values) if len(values) else 0.0
+
+
+def block_length(values: Floats) -> int:
+    """Values a block: the root of their number, or several times as many as depend on each other."""
+    count = len(values)
+    return min(max(1, count // 5), max(round(math.sqrt(count)), math.ceil(3 * correlation_time(values))))
 
 
 def counted(

@@ -175,4 +175,4 @@ def _svg(draw: Callable[[Axes], None], name: str) -> str:
     text = buffer.getvalue()
     element = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
     element = re.sub(r"<metadata>.*?</metadata>", "", element, count=1, flags=re.DOTALL)
-    return re.sub(r'(id="|#)(figure|axes|patch|text|line2d|matplotlib)', rf"\1{name}-\2", element)
+    return re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", element)

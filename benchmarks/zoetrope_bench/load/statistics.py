@@ -134,3 +134,16 @@ def batch_means(values: Sequence[float] | Floats, batches: int = 20) -> tuple[fl
     series = np.asarray(values, float)
     means = np.array([batch.mean() for batch in np.array_split(series, batches)])
     return float(series.mean()), student[batches] * float(means.std(ddof=1)) / math.sqrt(batches)
+
+
+def correlation_time(values: Sequence[float] | Floats) -> float:
+    """How many values of a series say as much as one independent value (Geyer, 1992, by pairs of lags)."""
+    series = np.asarray(values, float) - np.mean(values)
+    count, variance = len(series), float(np.mean(series**2))
+    if count < 4 or not variance:
+        return 1.0
+    power = np.abs(np.fft.rfft(series, 2 * count)) ** 2
+    correlation = np.fft.irfft(power)[:count] / (count * variance)
+    pairs = correlation[: count // 2 * 2].reshape(-1, 2).sum(1)
+    ends = np.flatnonzero(pairs <= 0)
+    return max(1.0, 2 * float(pairs[: ends[0] if len(ends) else None].sum()) - 1)
