@@ -57,7 +57,9 @@ def test_a_search_that_does_not_bracket_says_so():
 
 def test_a_trial_counts_what_was_not_served_as_late(tmp_path):
     lost = [
-        Record(index=n, request_class="all", intended=n, sent=n, ended=n, code="overloaded")
+        Record(
+            index=n, request_class="all", intended=n, sent=n, ended=n, code="overloaded", status="UNAVAILABLE"
+        )
         for n in range(10)
     ]
     run = written(tmp_path / "r", [*lost, *(served(n, n, 1.0) for n in range(10, 100))])
@@ -69,7 +71,10 @@ def test_a_trial_counts_what_was_not_served_as_late(tmp_path):
 def reports(tmp_path, latencies, name, refused=0):
     entries = [served(n, n * 0.1, value) for n, value in enumerate(latencies)]
     times = {"intended": 99.0, "sent": 99.0, "ended": 99.0}
-    lost = [Record(index=900 + n, request_class="all", code="overloaded", **times) for n in range(refused)]
+    lost = [
+        Record(index=900 + n, request_class="all", code="overloaded", status="UNAVAILABLE", **times)
+        for n in range(refused)
+    ]
     run = written(tmp_path / f"{name}.jsonl", [*entries, *lost])
     summary.report(run, slo.parse("p95<2s")).save(tmp_path / f"{name}.json")
     return tmp_path / f"{name}.json"

@@ -78,12 +78,17 @@ class Record:
 
     @property
     def outcome(self) -> str:
-        """One of `OUTCOMES`; `abandoned` is what the generator itself did not send or gave up."""
+        """One of `OUTCOMES`.
+
+        `refused` is what the server did not take; what it took and then did not serve, in time or at all, has
+        `failed`. `abandoned` is what the generator itself did not send or gave up.
+        """
         if self.code == DONE:
             return SERVED
         if self.code in (UNSENT, UNFINISHED):
             return ABANDONED
-        return REFUSED if self.code in REFUSALS else FAILED
+        refused = self.code in REFUSALS and self.accepted is None and self.status == "UNAVAILABLE"
+        return REFUSED if refused else FAILED
 
     @property
     def latency(self) -> float | None:

@@ -149,18 +149,18 @@ class GrpcTarget:
             return ending(error)
         except grpc.RpcError as error:
             failure = reader.failure(error.code().name, error.details())
-            return Ending() if failure is None else ending(failure)
+            return Ending() if failure is None else ending(failure, error.code().name)
         finally:
             call.cancel()
         return Ending()
 
 
-def ending(error: ZoetropeError) -> Ending:
-    """How a request ended that ended with an error."""
+def ending(error: ZoetropeError, status: str | None = None) -> Ending:
+    """How a request ended that ended with an error; `status` is gRPC's own, where it ended with one."""
     retry = error.details.get("retry_after_s")
     return Ending(
         code=str(error.details.get("code", error.code)),
-        status=error.status,
+        status=status or error.status,
         message=error.message[:500],
         retry_after_s=float(retry) if isinstance(retry, int | float) else None,
     )
