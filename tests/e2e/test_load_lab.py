@@ -34,13 +34,13 @@ def test_a_load_on_the_real_server_from_its_schedule_to_its_page(server, tmp_pat
     (tmp_path / "mix.yaml").write_text(MIX)
     raw, report, html = tmp_path / "r.jsonl", tmp_path / "r.json", tmp_path / "r.html"
     what = ("--mix", tmp_path / "mix.yaml", "--image", PHOTO, "--slo", "p90<60s")
-    when = ("--ramp", "3..6@8", "--warmup", 1, "--seed", 4)
+    when = ("--ramp", "1..3@8", "--warmup", 1, "--seed", 4)
     where = ("--url", server.url, "--metrics", server.ports["metrics"], "--metrics-every", 0.5)
     ran = zoetrope("load", *what, *when, *where, "--records", raw, "--json", report, "--html", html)
     assert ran.returncode == 0 and "latency" in ran.stderr, ran.stderr
     run = records.read(raw)
     served = [record for record in run.records if record.outcome == records.SERVED]
-    assert len(served) == len(run.records) > 20
+    assert len(served) == len(run.records) > 10
     for record in served:
         steps = 6 if record.request_class == "long" else 2
         assert record.intended <= record.sent <= record.accepted <= record.first_step < record.ended

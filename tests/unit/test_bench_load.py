@@ -86,6 +86,7 @@ def test_a_mix_draws_by_weight_and_by_seed(tmp_path):
         ("classes: {a: {request: {steps: 4}}}", "num_inference_steps|steps"),
         ("classes: {a: {request: {num_inference_steps: 0}}}", "num_inference_steps"),
         ("classes: {all: {}}", "all"),
+        ("classes: {a: {request: {1: 2}}}", "a"),
         ("classes: {a: [", "YAML"),
     ],
 )

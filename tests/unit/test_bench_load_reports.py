@@ -119,9 +119,18 @@ def test_a_slower_server_is_found_and_the_exit_code_says_so(tmp_path):
     assert compared(after, before).exit_code == 0, "the way back is better"
 
 
+LACKING = json.dumps(
+    {
+        "benchmark": "load",
+        "parameters": {},
+        "details": {"classes": {}, "offered": {}, "achieved": {}, "outcomes": {}},
+    }
+)
+
+
 def test_what_is_no_report_is_not_compared(tmp_path):
     good = reports(tmp_path, waits(1), "good")
-    for text in ("", "[]", '{"benchmark": "latency"}', '{"benchmark": "load", "details": {}}'):
+    for text in ("", "[]", '{"benchmark": "latency"}', '{"benchmark": "load", "details": {}}', LACKING):
         (tmp_path / "bad.json").write_text(text)
         assert compared(good, tmp_path / "bad.json").exit_code == compare.NOT_COMPARED
     assert compared(good, tmp_path / "absent.json").exit_code == 2

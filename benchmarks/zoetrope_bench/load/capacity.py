@@ -29,7 +29,7 @@ class Trial:
         high: the upper end; None for none.
         met: whether the quantile is below the limit.
         clear: whether its whole interval is on that side.
-        sound: whether the generator kept to its schedule; a trial that is not says nothing of the server.
+        sound: whether it ran to its end and to its schedule; one that did not says nothing of the server.
     """
 
     rate: float
@@ -87,7 +87,7 @@ def find(attempt: Callable[[float], Trial], first: float, steps: int, tolerance:
     while len(trials) < steps:
         trials.append(attempt(rate))
         if not trials[-1].sound:
-            note = f"at {rate:.4g}/s the generator did not keep to its schedule: not the server's capacity"
+            note = f"at {rate:.4g}/s the run was interrupted or the generator late: not the server"
             return Capacity(passed=passed, failed=failed, trials=tuple(trials), note=note)
         if trials[-1].met:
             passed = rate

@@ -96,6 +96,8 @@ def _run(settings: Settings, records: Path | None) -> Run:
     try:
         with tempfile.TemporaryDirectory() as folder:
             return perform(settings, records or Path(folder) / "records.jsonl", console)
+    except KeyboardInterrupt:  # before the first request, or for a second time
+        raise typer.Exit(INTERRUPTED) from None
     except (NoServer, OSError) as error:
         _fail(str(error))
 
@@ -110,13 +112,16 @@ def _read(path: Path) -> Run:
 def _publish(run: Run, slo: Slo | None, json_file: Path | None, html: Path | None) -> None:
     report = summary.report(run, slo)
     summary.show(report, Console(stderr=True))
-    if json_file is not None:
-        report.save(json_file)
-    if html is not None:
-        from zoetrope_bench.load.page import page  # matplotlib, which only the page needs
+    try:
+        if json_file is not None:
+            report.save(json_file)
+        if html is not None:
+            from zoetrope_bench.load.page import page  # matplotlib, which only the page needs
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(run, report))
+            html.parent.mkdir(parents=True, exist_ok=True)
+            html.write_text(page(run, report))
+    except OSError as error:
+        _fail(str(error))
 
 
 def _search(

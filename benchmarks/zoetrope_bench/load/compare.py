@@ -88,10 +88,13 @@ def compare(
     """
     try:
         first, second = read_report(before), read_report(after)
+        found, differing = changes(first, second, confidence, seed), unlike(first, second)
     except (NotComparable, OSError) as error:
         typer.echo(f"zoetrope bench compare: {error}", err=True)
         raise typer.Exit(NOT_COMPARED) from None
-    found, differing = changes(first, second, confidence, seed), unlike(first, second)
+    except (KeyError, TypeError, AttributeError) as error:
+        typer.echo(f"zoetrope bench compare: a report lacks something ({error!r})", err=True)
+        raise typer.Exit(NOT_COMPARED) from None
     console = Console(stderr=True)
     console.print(_table(found))
     for line in differing:
@@ -275,3 +278,7 @@ def _table(found: list[Change]) -> Table:
 def _brief(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+if __name__ == "__main__":
+    typer.run(compare)

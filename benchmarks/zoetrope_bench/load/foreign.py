@@ -1,8 +1,9 @@
 """Other load generators against the same server: how they are called, and what they say.
 
 perf_analyzer comes with the wheel of tritonclient 2.51.0, locust with its own. Both live in a virtual
-environment apart (docs/load-testing.md says how to make it), since they want other versions of what is
-installed here.
+environment apart (`make tools`), since they want other versions of what is installed here.
+
+    python -m zoetrope_bench.load.foreign PICTURE --steps 4 > input.json    # for perf_analyzer
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from zoetrope_bench.load.statistics import quantile
 from zoetrope_core.contract import MODEL, UNARY_MODEL
@@ -170,3 +173,17 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
 def _end(text: str) -> str:
     """The words of a failure, without the whole help that may follow it."""
     return text.partition("Usage:")[0].strip()[-1500:]
+
+
+def main(
+    picture: Annotated[Path, typer.Argument(help="the picture", exists=True, dir_okay=False)],
+    steps: Annotated[int, typer.Option(help="denoising steps")] = 25,
+    seed: Annotated[int, typer.Option(help="of the noise")] = 1,
+) -> None:
+    """Prints perf_analyzer's input data for a picture."""
+    fields = {"num_inference_steps": steps, "seed": seed}
+    typer.echo(json.dumps(input_data(picture.read_bytes(), fields)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,7 +50,7 @@ async def watch(url: str, clock: Callable[[], float], sink: Callable[[Sample], N
         try:
             values = read_metrics(await asyncio.to_thread(_fetch, f"http://{url}/metrics"))
             sink(Sample(at=at, values=values))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             if not failed:
                 _logger.warning("no metrics from %s: %s", url, error)
             failed = True

@@ -59,7 +59,7 @@ Header = Annotated[
 ]
 Timeout = Annotated[
     float | None,
-    typer.Option(help="gRPC deadline of a request without a deadline_s", min=0.0, rich_help_panel=_RUN),
+    typer.Option(help="gRPC deadline of a request without a deadline_s", min=0.001, rich_help_panel=_RUN),
 ]
 Drain = Annotated[
     float,
@@ -118,11 +118,13 @@ def segments(rate: float | None, ramp: str | None, duration: float, users: int |
     if (rate is not None) + (ramp is not None) + (users is not None) != 1:
         raise typer.BadParameter("exactly one of --rate, --ramp and --users says how requests come")
     try:
-        if ramp is not None:
-            return arrivals.parse(ramp)
-        return (Segment(start=rate or 0.0, end=rate or 0.0, seconds=duration),)
+        even = (Segment(start=rate or 0.0, end=rate or 0.0, seconds=duration),)
+        found = even if ramp is None else arrivals.parse(ramp)
+        if users is None and not sum(segment.requests for segment in found):
+            raise ValueError("at a rate of 0 nothing is sent")
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--ramp" if ramp else "--rate") from error
+        raise typer.BadParameter(str(error), param_hint="--rate" if ramp is None else "--ramp") from error
+    return found
 
 
 def kind(text: str) -> str:
