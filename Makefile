@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
+TOOLS := .venv-tools
 
-.PHONY: help demo check lint types test test-full policy full-size clean
+.PHONY: help demo check lint types test test-full full-size policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +52,13 @@ policy: out/policy/bin/checkov  ## What checkov finds in the manifests; each exc
 
 full-size: $(VENV)/.dev  ## Engines of SVD-XT with random weights: half an hour, 24 GB of memory, 20 GB of disk
 	$(BIN)/python -m zoetrope_bench.full_size --json benchmarks/results/full_size.json
+
+$(TOOLS)/.done: pyproject.toml
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet -e . 'locust>=2.32' tritonclient==2.51.0 nvidia-cuda-runtime-cu12
+	touch $@
+
+tools: $(TOOLS)/.done  ## perf_analyzer and locust, in an environment of their own (perf_analyzer needs libb64-0d)
 
 clean:  ## Removes what was built (not the virtual environment)
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
