@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import GenerateRequest
-from zoetrope_core.specs import STAGES
+from zoetrope_core.specs import ALL_STAGES
 from zoetrope_server.doctor.traffic import Traffic, largest
 
 _MIB = 1 << 20
@@ -91,7 +91,7 @@ def shared_memory(traffic: Traffic, load: Load) -> Quantity:
     streamed lie there once more. A picture lies there until its video is done, waiting or not, and twice
     where it came through the unary model.
     """
-    processes = len(STAGES) + 1 + UNARY_PROCESSES
+    processes = len(traffic.stages) + 1 + UNARY_PROCESSES
     height, width = traffic.size
     frames = traffic.frames * height * width * _COLOURS
     each = 2 * traffic.tensors + frames
@@ -114,7 +114,7 @@ def shared_memory(traffic: Traffic, load: Load) -> Quantity:
 def native_bytes(manifest: Manifest, traffic: Traffic, native: Sequence[str]) -> Mapping[str, int]:
     """Bytes of the inputs and outputs of one execution of each stage in `native`, at its largest batch."""
     return {
-        name: traffic.stages[name] * (manifest.max_batch_size if STAGES[name].batchable else 1)
+        name: traffic.stages[name] * (manifest.max_batch_size if ALL_STAGES[name].batchable else 1)
         for name in native
     }
 

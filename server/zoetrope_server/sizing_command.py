@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import STAGES
 from zoetrope_server.doctor.stage_files import native_backend
 from zoetrope_server.engines import EngineError
 from zoetrope_server.launcher.errors import LaunchError
@@ -76,7 +75,7 @@ def _sized(path: Path, load: Load) -> list[Quantity]:
     manifest = Manifest.load(repository)
     if not manifest.sizes or not manifest.num_frames:
         raise ValueError(f"the manifest of {path} lists no size or no frame count")
-    native = [name for name, stage in STAGES.items() if native_backend(repository, stage) is not None]
+    native = [stage.name for stage in manifest.stages() if native_backend(repository, stage) is not None]
     return quantities(manifest, load, native)
 
 

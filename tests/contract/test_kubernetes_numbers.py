@@ -179,9 +179,7 @@ def test_tls_reaches_both_ends():
     spec = pod(one("tls", "Deployment"))
     given = named(settings("tls"))
     (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "tls"]
-    assert {str(Path(given[name]).parent) for name in ("grpc_cert", "grpc_key")} == {
-        mount["mountPath"]
-    }
+    assert {str(Path(given[name]).parent) for name in ("grpc_cert", "grpc_key")} == {mount["mountPath"]}
     assert {Path(given[name]).name for name in ("grpc_cert", "grpc_key")} == {"tls.crt", "tls.key"}
     for name in ("zoetrope", "zoetrope-headless"):
         ports = one("tls", "Service", name)["spec"]["ports"]

@@ -5,7 +5,6 @@ import pytest
 
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.parity import check_parity
-from zoetrope_server.launcher.settings import ServeSettings
 from zoetrope_server.launcher.supervisor import Endpoints, RestartBudget
 from zoetrope_server.launcher.workspace import check_repository, make_runtime_dir
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -13,9 +13,8 @@ from tritonclient.grpc import service_pb2_grpc
 from zoetrope_bench.load.mix import RequestClass
 from zoetrope_bench.load.records import DONE
 from zoetrope_client import codec
-from zoetrope_core.contract import Response
+from zoetrope_client.events import Accepted, Done, Event, Fragment, Frames, Preview, Progress
 from zoetrope_core.errors import ZoetropeError
-from zoetrope_core.events import Accepted, Done, Progress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,18 +35,20 @@ class Observed:
     size: tuple[int, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
-    def note(self, at: float, response: Response) -> None:
-        """Takes a response that came at `at`."""
+    def note(self, at: float, events: Sequence[Event] = ()) -> None:
+        """Takes a response that came at `at`, with its events."""
         self._first("first_response", at)
-        for moment, part in (
-            ("first_preview", response.preview),
-            ("first_frames", response.frames),
-            ("first_fragment", response.video),
-        ):
-            if part is not None:
-                self._first(moment, at)
-                self.bytes += len(part) if isinstance(part, bytes) else part.nbytes
-        match response.event:
+        for event in events:
+            self._note(at, event)
+
+    def _note(self, at: float, event: Event) -> None:
+        match event:
+            case Preview(image=data):
+                self._came("first_preview", at, len(data))
+            case Frames(array=frames):
+                self._came("first_frames", at, frames.nbytes)
+            case Fragment(data=data):
+                self._came("first_fragment", at, len(data))
             case Accepted():
                 self.accepted = at
             case Progress(stage=stage, step=step):
@@ -58,6 +59,10 @@ class Observed:
                 self.ended, self.timings, self.video_bytes = at, timings, length
                 size = tuple(used.get(name) or 0 for name in ("width", "height", "num_frames"))
                 self.size = size if all(size) else ()
+
+    def _came(self, moment: str, at: float, length: int) -> None:
+        self._first(moment, at)
+        self.bytes += length
 
     def _first(self, name: str, at: float) -> None:
         if getattr(self, name) is None:
@@ -105,7 +110,9 @@ class GrpcTarget:
         """
         self._url, self._timeout = url, timeout_s
         self._metadata = tuple((headers or {}).items())
-        self._channel = grpc.aio.insecure_channel(url, codec.channel_options())
+        self._channel = grpc.aio.insecure_channel(
+            url, codec.channel_options({}, keepalive_s=None, max_message_bytes=None)
+        )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> GrpcTarget:
@@ -136,11 +143,11 @@ class GrpcTarget:
         try:
             async for received in call:
                 at = clock()
-                if (response := reader.read(received)) is not None:
-                    observed.note(at, response)
+                if events := reader.read(received):
+                    observed.note(at, events)
                 if reader.failed:
                     observed.ended = at
-                    observed.note(at, Response())
+                    observed.note(at)
                     # The stream is just ending: it is let, as the client does.
                     await asyncio.wait((asyncio.ensure_future(call.code()),), timeout=codec.END_SECONDS)
                     break
