@@ -50,7 +50,7 @@ class Client:
             headers: sent with every call, such as a token for a gateway: a mapping, or a function (for
                 `AsyncClient` a coroutine function too) that gives one for each attempt of a call.
             retry: how a call is tried again that found no server; `Retry(attempts=1)` never does.
-            compression: of what is sent and received; pictures and videos are compressed already.
+            compression: of what is sent; encoded pictures gain nothing, answers are as the server sends them.
             keepalive_s: seconds between pings that notice a vanished server; None sends none. Servers end
                 connections that ping more often than they like, Triton by default every 5 minutes.
             max_message_bytes: the most bytes of one message, each way; 2 GB without.
