@@ -17,6 +17,7 @@ HELP = {
     "export": "Export a checkpoint to engines and a model repository.",
     "checkpoint": "Make or inspect a checkpoint.",
     "bench": "Measure the server beside diffusers, and its overhead.",
+    "size": "Say what memory and time a server of a repository needs.",
     "doctor": "Say what this machine can run.",
 }
 """The one-line helps, here so that `zoetrope --help` imports nothing heavy."""

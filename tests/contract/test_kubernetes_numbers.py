@@ -36,8 +36,10 @@ PROBES = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe
 
 
 @pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
-def test_variables_are_settings_of_the_server(overlay):
+def test_variables_are_settings_of_the_server(overlay, tmp_path):
     given = named(settings(overlay))
+    (tmp_path / "file.pem").write_text("")  # a file of the pod, which must be there
+    given |= {name: str(tmp_path / "file.pem") for name in ("grpc_cert", "grpc_key") if name in given}
     assert set(given) <= set(ServeSettings.model_fields) | set(OrchestratorSettings.model_fields)
     merged = ServeSettings.merged(**given)
     assert merged.max_active == int(given["max_active"]) >= 1

@@ -428,7 +428,7 @@ def test_info_shows_what_the_server_can_do_and_whether_it_is_ready():
         server.ready = False
         unready = CliRunner().invoke(cli.app, ["info", "--url", server.url, "--json"])
     assert shown.exit_code == 0
-    for words in ("ready, zoetrope 1.2.3", "96x64", "euler, heun", "mp4 (h264, av1)", "1 run, 2 wait"):
+    for words in ("ready, zoetrope 1.2.3", "96x64", "euler, heun", "mp4 (h264, h265, av1)", "1 run, 2 wait"):
         assert words in shown.stdout
     assert json.loads(told.stdout)["metadata"]["sizes"] == [[64, 96]]
     assert (unready.exit_code, json.loads(unready.stdout)["ready"]) == (3, False)

@@ -119,7 +119,7 @@ def completed(*words):
         (["generate", "--pat"], ["--patience"]),
         (["generate", "--sampler", "h"], ["heun"]),
         (["info", "--he"], ["--header", "--help"]),
-        (["serve", "--grpc-c"], ["--grpc-cert", "--grpc-client-ca"]),
+        (["serve", "--grpc-ce"], ["--grpc-cert"]),
         (["checkpoint", "ran"], ["random"]),
         (["checkpoint", "random", "--li"], ["--like"]),
         (["nothing", "--x"], []),
