@@ -53,6 +53,27 @@ class NoopStage(Stage):
         return NoopEngine(stage, manifest)
 
 
+def sleeping(seconds: float) -> type[NoopStage]:
+    """The model of a stage whose every execution takes a known time, whatever else the machine does."""
+
+    class Sleeping(NoopEngine):
+        """A no-op that takes its time."""
+
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            """See `NoopEngine.run`."""
+            time.sleep(seconds)
+            return super().run(inputs)
+
+    class SleepingStage(NoopStage):
+        """A stage model that sleeps."""
+
+        def open(self, directory: Path, stage: StageSpec, manifest: Manifest) -> Engine:
+            """An engine that sleeps."""
+            return Sleeping(stage, manifest)
+
+    return SleepingStage
+
+
 class BareUnet:
     """The least that a model can do: the latents come back."""
 

@@ -11,6 +11,7 @@ from zoetrope_export.repository import VERSION, write_layout
 
 MINIMAL = "minimal_loop"
 _BARE = "bare_unet"
+_SLEEPING = "from zoetrope_bench.noop import sleeping\n\nTritonPythonModel = sleeping({seconds!r})\n"
 _MINIMAL_CONFIG = """\
 name: "minimal_loop"
 backend: "python"
@@ -22,12 +23,13 @@ instance_group [ { count: 1 kind: KIND_CPU } ]
 """
 
 
-def write_noop_repository(path: Path, manifest: Manifest) -> Path:
+def write_noop_repository(path: Path, manifest: Manifest, step_seconds: float = 0.0) -> Path:
     """Writes a repository for `zoetrope serve`: the real entry models over stages without arithmetic.
 
     Args:
         path: where it goes.
         manifest: its tensor shapes.
+        step_seconds: how long an execution of the UNet sleeps.
 
     Returns:
         `path`.
@@ -36,6 +38,8 @@ def write_noop_repository(path: Path, manifest: Manifest) -> Path:
     write_layout(path, manifest)
     for stage in STAGES:
         _write_model(path / stage, "NoopStage")
+    if step_seconds:
+        (path / UNET.name / VERSION / "model.py").write_text(_SLEEPING.format(seconds=step_seconds))
     _write_model(path / _BARE, "BareUnet", pbtxt.render(UNET, manifest).replace(UNET.name, _BARE, 1))
     _write_model(path / MINIMAL, "MinimalLoop", _MINIMAL_CONFIG)
     return path

@@ -1,7 +1,9 @@
 """This load lab beside perf_analyzer and locust: the same load on the same server, in turns.
 
-    python -m zoetrope_bench.tools_compared REPOSITORY --image FILE --tools .venv-tools [--json FILE]
+    python -m zoetrope_bench.tools_compared --image FILE --tools .venv-tools [--json FILE]
 
+The real server, with engines that only sleep: what a request takes hardly depends on what else the machine
+does. With a REPOSITORY, that is served instead.
 Why they differ, and how to install the others, is in docs/load-testing.md.
 """
 
@@ -11,7 +13,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,9 +29,12 @@ from zoetrope_bench.load.records import SERVED
 from zoetrope_bench.load.session import perform
 from zoetrope_bench.load.settings import Settings
 from zoetrope_bench.load.statistics import quantile
+from zoetrope_bench.noop_repository import write_noop_repository
+from zoetrope_bench.overhead import SVD_XT
 from zoetrope_bench.report import Figure, Report
 from zoetrope_bench.server import serving
 
+STEP_S = 0.1
 Results = dict[str, list[Outcome]]
 """The outcomes of each round, by loop and tool."""
 
@@ -76,8 +81,10 @@ def contenders(
 
 
 def tools_compared(
-    repository: Annotated[Path, typer.Argument(help="the model repository")],
     image: Annotated[Path, typer.Option(help="the picture to animate", exists=True, dir_okay=False)],
+    repository: Annotated[
+        Path | None, typer.Argument(help="a model repository, in place of engines that sleep")
+    ] = None,
     tools: Annotated[Path, typer.Option(help="the virtual environment of the other tools")] = Path(
         ".venv-tools"
     ),
@@ -94,7 +101,7 @@ def tools_compared(
     results: Results = {}
     with (
         tempfile.TemporaryDirectory() as name,
-        serving(repository, Path(name) / "log") as server,
+        serving(repository or _sleeping(Path(name) / "repository"), Path(name) / "log") as server,
     ):
         load = {"steps": steps, "users": users, "rate": rate, "requests": requests}
         running = contenders(
@@ -108,10 +115,23 @@ def tools_compared(
         except ToolFailed as error:
             typer.echo(f"tools_compared: {error}", err=True)
             raise typer.Exit(1) from None
-    outcome = report(results, {**load, "rounds": rounds})
+    outcome = report(
+        results,
+        {
+            **load,
+            "rounds": rounds,
+            "served": repository.name if repository else f"engines whose step sleeps {STEP_S} s",
+        },
+    )
     outcome.show(Console(stderr=True))
     if json_file:
         outcome.save(json_file)
+
+
+def _sleeping(path: Path) -> Path:
+    """A repository at small shapes whose step takes `STEP_S`."""
+    shapes = replace(SVD_XT, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=6, embedding_dim=8)
+    return write_noop_repository(path, shapes, STEP_S)
 
 
 def report(results: Mapping[str, list[Outcome]], parameters: Mapping[str, Any]) -> Report:

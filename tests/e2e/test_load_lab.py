@@ -76,10 +76,10 @@ def tools():
 
 
 @pytest.mark.timeout(280)
-def test_other_load_generators_say_the_same_of_the_real_server(repository, tools, tmp_path):
+def test_other_load_generators_say_the_same_of_the_real_server(tools, tmp_path):
     image = shutil.copy(ROOT / "demo" / "photo.jpg", tmp_path)
     load = ("--steps", "2", "--rate", "1.5", "--requests", "9", "--rounds", "1", "--tools", str(tools))
-    command = [sys.executable, "-m", "zoetrope_bench.tools_compared", str(repository), "--image", image]
+    command = [sys.executable, "-m", "zoetrope_bench.tools_compared", "--image", image]
     ran = subprocess.run(
         [*command, *load, "--json", str(tmp_path / "t.json")], capture_output=True, text=True, timeout=270
     )
