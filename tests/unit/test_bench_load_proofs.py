@@ -66,7 +66,7 @@ def agrees(rho, service, outcome):
     mean, half, count = outcome
     theory = rho * service / (2 * (1 - rho))
     assert count >= ARRIVALS
-    return abs(mean - theory) <= half and half < theory
+    return abs(mean - theory) <= half and half < 0.6 * theory
 
 
 def judged(folder, service, record_property):
@@ -114,7 +114,7 @@ def test_a_stalled_server_shows_in_the_latencies_of_all_who_came_meanwhile(tmp_p
     record_property("slow", [len(slow), len(naive)])
     # Who came in the stall waits for its end, and for the queue of 50 that has come up by then.
     assert 0.85 * RATE * STALL_S <= len(slow) <= 1.6 * RATE * STALL_S
-    assert figures[0]["p99"]["value"] > 0.9 * STALL_S and figures[0]["max"] > STALL_S
+    assert figures[0]["p99"]["value"] > 0.9 * STALL_S and figures[0]["max"] > 0.95 * STALL_S
     assert len(naive) == 1 and figures[1]["p99"]["value"] < 0.1
 
 
