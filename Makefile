@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
 TOOLS := .venv-tools
 
-.PHONY: help demo check lint types test test-full full-size policy tools clean
+.PHONY: help demo check lint types test test-full full-size performance policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,11 @@ $(TOOLS)/.done: pyproject.toml
 	touch $@
 
 tools: $(TOOLS)/.done  ## perf_analyzer and locust, in an environment of their own (perf_analyzer needs libb64-0d)
+performance: $(VENV)/.dev  ## The README's table, measured on this machine: ten minutes and more
+	$(BIN)/python demo/run.py
+	$(BIN)/zoetrope bench side-by-side demo/checkpoint out/repository --image demo/photo.jpg \
+		--json benchmarks/results/side_by_side.json
+	$(BIN)/python -m zoetrope_bench.readme_table
 
 clean:  ## Removes what was built (not the virtual environment)
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
