@@ -31,7 +31,7 @@ def section(report: Mapping[str, Any]) -> str:
     )
     return (
         f"{table(report['details']['rows'])}\n\n"
-        f"{facts['num_frames'][0]} frames of {width}x{height}, {facts['steps']} steps "
+        f"{facts['num_frames'][0]} frames of {height}x{width}, {facts['steps']} steps "
         f"({facts['crowd_steps']} where several run at once); {facts['engine']} {facts['precision']}; "
         f"{machine['processor']}, {machine['cores']} cores; diffusers {versions['diffusers']}, "
         f"torch {versions['torch']}, OpenVINO {versions['openvino']}. Zoetrope has {speeds}.\n"

@@ -145,7 +145,8 @@ def _plots(run: Run, body: Mapping[str, Any], slo: Slo | None) -> Iterator[str]:
     yield _plot("Offered and achieved", plots.rates(run))
     if any(group["served"] for group in body["classes"].values()):
         yield _plot("Latency by percentile", plots.percentiles(run, slo))
-    means = {stage: entry["mean_s"] for stage, entry in body["stages"].items() if stage != "total"}
+    beside = ("total", "encoder")  # not stages one after the other
+    means = {stage: entry["mean_s"] for stage, entry in body["stages"].items() if stage not in beside}
     if means:
         yield _plot("Where the time went", plots.stages(means))
     series = body["server"].get("series", ())
