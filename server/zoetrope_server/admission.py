@@ -35,12 +35,14 @@ class Place:
         work: seconds of work as far as known, as if it ran alone.
         due: when the video must be complete, on the monotonic clock; None without a deadline.
         left: the share of the work that is still to do, 1..0.
+        steps: denoising steps that are done.
     """
 
     priority: str = "interactive"
     work: float | None = None
     due: float | None = None
     left: float = 1.0
+    steps: int = 0
     since: float = 0.0
     seconds: float = 0.0
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +56,7 @@ class Place:
         """Takes in how far the denoising is, which is most of the work."""
         if progress.stage == "denoise":
             self.left = 1.0 - progress.step / progress.steps
+            self.steps = progress.step
 
     def served(self) -> None:
         """The request ended well: its time says how long the next ones will take."""
@@ -114,6 +117,15 @@ class Admission:
     def work_seconds(self) -> float:
         """Seconds of work of all that run and wait, as far as known: until all are finished."""
         return max(self._forecast(self._running, self._waiting), default=0.0)
+
+    def queued_seconds(self) -> float:
+        """By how much those that wait make `work_seconds` longer: what another server could take over.
+
+        None while this one drains: what it has accepted stays with it.
+        """
+        if self.draining or not self._waiting:
+            return 0.0
+        return self.work_seconds() - max(self._forecast(self._running, []), default=0.0)
 
     def before(self, place: Place) -> int:
         """How many requests wait before this one."""

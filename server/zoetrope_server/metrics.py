@@ -1,6 +1,6 @@
 """What the orchestrator counts, beside Triton's own metrics, on the same endpoint.
 
-A request costs a handful of updates, all outside of its denoising steps.
+A request costs a handful of updates and a few more every other second, whatever the number of its steps.
 """
 
 from __future__ import annotations
@@ -47,12 +47,17 @@ METRICS: Mapping[str, Metric] = {
     "zoetrope_queue_seconds": Metric(
         kind="histogram", help="Seconds that a request waited for its turn", buckets=_SECONDS
     ),
-    "zoetrope_steps_total": Metric(kind="counter", help="Denoising steps of served requests"),
+    "zoetrope_steps_total": Metric(
+        kind="counter", help="Denoising steps, those of failed requests too"
+    ),
     "zoetrope_frames_total": Metric(kind="counter", help="Frames of served requests"),
     "zoetrope_active_requests": Metric(kind="gauge", help="Requests that run"),
     "zoetrope_waiting_requests": Metric(kind="gauge", help="Requests that wait for their turn"),
     "zoetrope_work_seconds": Metric(
         kind="gauge", help="Estimated seconds of work of the requests that run and wait"
+    ),
+    "zoetrope_queued_seconds": Metric(
+        kind="gauge", help="The part of it that is due to requests that wait; none while the server drains"
     ),
 }
 """The metrics of the orchestrator by name."""
@@ -101,6 +106,7 @@ def record_queue(metrics: Metrics, admission: Admission) -> None:
     metrics.set("zoetrope_active_requests", admission.active)
     metrics.set("zoetrope_waiting_requests", admission.waiting)
     metrics.set("zoetrope_work_seconds", round(admission.work_seconds(), 3))
+    metrics.set("zoetrope_queued_seconds", round(admission.queued_seconds(), 3))
 
 
 def record_end(metrics: Metrics, outcome: str, seconds: float, timings: Mapping[str, float]) -> None:

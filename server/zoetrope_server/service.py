@@ -29,6 +29,8 @@ from zoetrope_server.stages import Stages
 from zoetrope_server.ticket import Channel, Ticket
 
 _logger = logging.getLogger(__name__)
+REFRESH_SECONDS = 2.0
+"""How often the metrics learn how far a request is."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Service:
         timings: dict[str, float] = {}
         ticket.task = asyncio.create_task(self._run(ticket, timings))
         self._tickets[ticket.id] = ticket
-        await asyncio.wait([ticket.task])
+        await self._follow(ticket, ticket.task)
         if ticket.sending is not None:
             # A cancelled request may have left a copy under way, and nothing may follow the end of a stream.
             await asyncio.wait([ticket.sending])
@@ -88,6 +90,18 @@ class Service:
         channel.finish(error)
         record_end(self.metrics, "done" if error is None else error.code, seconds, timings)
         record_queue(self.metrics, self.admission)
+
+    async def _follow(self, ticket: Ticket, task: asyncio.Task[None]) -> None:
+        """Waits for the end of the request; meanwhile its steps are counted, and the work shrinks."""
+        counted = 0
+        while not task.done():
+            await asyncio.wait([task], timeout=REFRESH_SECONDS)
+            steps = 0 if ticket.place is None else ticket.place.steps
+            if steps > counted:
+                self.metrics.add("zoetrope_steps_total", steps - counted)
+            counted = max(counted, steps)
+            if not task.done():
+                record_queue(self.metrics, self.admission)
 
     def status(self) -> dict[str, Any]:
         """How much the orchestrator has to do."""
@@ -153,7 +167,6 @@ class Service:
             await self._pipeline.generate(image, job)
             ticket.flush()
             place.served()
-            self.metrics.add("zoetrope_steps_total", request.num_inference_steps)
             self.metrics.add("zoetrope_frames_total", request.num_frames)
             sharing = (sharing + self.admission.active) / 2
             self._costs.learn(request, timings["denoise"], timings["total"], sharing)

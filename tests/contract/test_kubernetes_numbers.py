@@ -158,8 +158,8 @@ def test_the_key_is_one_of_a_name():
 def test_metrics_are_those_of_the_server():
     (keda,) = [each for each in documents("autoscale") if each["kind"] == "ScaledObject"]
     query = keda["spec"]["triggers"][0]["metadata"]["query"]
-    assert set(re.findall(r"zoetrope_\w+", query)) == {"zoetrope_work_seconds"} <= set(METRICS)
-    assert METRICS["zoetrope_work_seconds"].kind == "gauge"
+    assert set(re.findall(r"zoetrope_\w+", query)) == {"zoetrope_queued_seconds"} <= set(METRICS)
+    assert METRICS["zoetrope_queued_seconds"].kind == "gauge"
     (monitor,) = [each for each in documents("autoscale") if each["kind"] == "PodMonitor"]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in {each["name"] for each in server("autoscale")["ports"]}

@@ -120,7 +120,7 @@ def test_a_real_prometheus_reads_every_metric(noop_repository, tmp_path):
 
 @needs_prometheus
 def test_the_autoscalers_read_the_work_of_a_pod(noop_manifest, tmp_path):
-    """Their metric, with the labels that a PodMonitor gives it, follows the queue."""
+    """Their metric, with the labels that a PodMonitor gives it, follows what waits."""
     (keda,) = [each for each in documents("autoscale") if each["kind"] == "ScaledObject"]
     (plain,) = [each for each in documents("autoscale-hpa") if each["kind"] == "HorizontalPodAutoscaler"]
     expression = keda["spec"]["triggers"][0]["metadata"]["query"]
@@ -128,16 +128,19 @@ def test_the_autoscalers_read_the_work_of_a_pod(noop_manifest, tmp_path):
     labels = {"namespace": "zoetrope", "pod": "zoetrope-0", "container": server("autoscale")["name"]}
     repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
     with (
-        serving(repository, tmp_path / "log") as running,
+        serving(repository, tmp_path / "log", "--max-active", "1") as running,
         prometheus(running.ports["metrics"], tmp_path, labels) as address,
         Client(running.url) as client,
     ):
         client.generate(png(), num_inference_steps=2)
         (idle,) = wait_for(address, expression)
         assert float(idle["value"][1]) == 0
-        video = client.stream(png(), num_inference_steps=200)
+        first, video = (client.stream(png(), num_inference_steps=200) for _ in range(2))
+        next(first)
+        assert not query(address, f"{expression} > 1"), "what runs is no reason for another pod"
         next(video)
         (busy,) = wait_for(address, f"{expression} > 1")
         (pods,) = query(address, f'{name}{{pod="zoetrope-0"}} > 1')
         assert 1 < float(busy["value"][1]) < 60 and pods["metric"]["namespace"] == "zoetrope"
         video.close()
+        first.close()

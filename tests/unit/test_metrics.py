@@ -6,6 +6,7 @@ import pytest
 from fakes import FakeChannel, FakeDecoder, FakeStages
 
 from zoetrope_core.errors import StageFailed
+from zoetrope_server import service as service_module
 from zoetrope_server.admission import Admission
 from zoetrope_server.metrics import METRICS
 from zoetrope_server.service import Service
@@ -65,7 +66,10 @@ async def test_a_served_request(metrics):
 async def test_a_failure_counts_by_its_code_and_not_as_served(metrics):
     of = service(metrics, FakeStages(fail="decode", error=StageFailed("no")))
     await of.serve(FakeChannel(num_inference_steps=2))
-    assert metrics.counters == {("zoetrope_requests_total", "stage_failed"): 1}
+    assert metrics.counters == {
+        ("zoetrope_requests_total", "stage_failed"): 1,
+        ("zoetrope_steps_total", ""): 2,
+    }
     assert ("zoetrope_request_seconds", "") not in metrics.seen
     assert ("zoetrope_stage_seconds", "denoise") in metrics.seen, "what it cost shows nevertheless"
 
@@ -87,3 +91,47 @@ async def test_requests_that_wait_and_work_that_is_known(metrics):
     await of.serve(FakeChannel(num_inference_steps=2))
     assert max(metrics.gauges["zoetrope_work_seconds"]) > 0, "known once one was served"
     assert metrics.gauges["zoetrope_work_seconds"][-1] == 0
+
+
+async def test_what_waits_is_apart_from_what_runs_and_both_are_told_while_they_do(metrics, monkeypatch):
+    monkeypatch.setattr(service_module, "REFRESH_SECONDS", 0.05)
+    release = asyncio.Event()
+    release.set()
+    of = service(metrics, FakeStages(gate=release.wait), max_waiting=2)
+    await of.serve(FakeChannel(num_inference_steps=2))
+    release.clear()
+    first = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=2)))
+    await asyncio.sleep(0.12)
+    assert metrics.gauges["zoetrope_work_seconds"][-1] > 0
+    assert metrics.gauges["zoetrope_queued_seconds"][-1] == 0, "nobody else could do what runs"
+    second = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=200)))
+    await asyncio.sleep(0.12)
+    work, queued = (metrics.gauges[f"zoetrope_{name}_seconds"][-1] for name in ("work", "queued"))
+    assert 0 < queued < work
+    of.drain()
+    told = len(metrics.gauges["zoetrope_queued_seconds"])
+    await asyncio.sleep(0.12)
+    assert len(metrics.gauges["zoetrope_queued_seconds"]) > told
+    assert metrics.gauges["zoetrope_queued_seconds"][-1] == 0
+    release.set()
+    await asyncio.gather(first, second)
+    assert metrics.counters["zoetrope_steps_total", ""] == 204
+    assert metrics.gauges["zoetrope_work_seconds"][-1] == 0
+
+
+async def test_steps_count_while_they_are_done(metrics, monkeypatch):
+    monkeypatch.setattr(service_module, "REFRESH_SECONDS", 0.02)
+    steps = iter(range(100))
+    stuck = asyncio.Event()
+
+    async def gate():
+        if next(steps) == 3:
+            await stuck.wait()
+
+    of = service(metrics, FakeStages(gate=gate))
+    running = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=5)))
+    await asyncio.sleep(0.2)
+    assert metrics.counters["zoetrope_steps_total", ""] == 3
+    stuck.set()
+    await running
+    assert metrics.counters["zoetrope_steps_total", ""] == 5
