@@ -207,9 +207,13 @@ def test_claims_outlive_the_deployments():
     for overlay in OVERLAYS:
         claims = [each for each in documents(overlay) if each["kind"] == "PersistentVolumeClaim"]
         assert bool(claims) == overlay.startswith("engines-"), overlay
-        # With a namespace goes everything in it, the claims too.
+        # With a namespace goes everything in it, the claims too: the demo has one of its own.
         spaces = [each for each in documents(overlay) if each["kind"] == "Namespace"]
         assert bool(spaces) == (bool(claims) or overlay == "cpu-demo"), overlay
+        names = {each["metadata"]["name"] for each in spaces}
+        assert names <= {"zoetrope-demo" if overlay == "cpu-demo" else "zoetrope"}
+        placed = {each["metadata"].get("namespace") for each in documents(overlay)} - {None}
+        assert placed == {"zoetrope-demo" if overlay == "cpu-demo" else "zoetrope"}
 
 
 def test_a_scaled_deployment_names_no_number_of_pods():

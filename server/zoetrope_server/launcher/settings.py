@@ -91,8 +91,9 @@ class ServeSettings(BaseSettings):
             return None
         if self.grpc_cert is None or self.grpc_key is None:
             raise LaunchError("wrong settings: --grpc-cert and --grpc-key go together")
-        clients = None if self.grpc_client_ca is None else self.grpc_client_ca.resolve()
-        return GrpcTls(certificate=self.grpc_cert.resolve(), key=self.grpc_key.resolve(), client_ca=clients)
+        # Links are kept: a renewed secret of Kubernetes is a new folder behind the same link.
+        clients = None if self.grpc_client_ca is None else self.grpc_client_ca.absolute()
+        return GrpcTls(certificate=self.grpc_cert.absolute(), key=self.grpc_key.absolute(), client_ca=clients)
 
     def ports(self) -> dict[str, int]:
         """The wanted ports by name."""
