@@ -109,7 +109,7 @@ def rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as the README shows them."""
+    """The rows as the README shows them, with the videos an execution of the UNet in parentheses."""
     widths = list(found[0]["videos_a_minute"])
     rates = " | ".join(f"{width} at once" for width in widths)
     lines = [
@@ -117,7 +117,9 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         "| --- " * (len(widths) + 5) + "|",
     ]
     for row in found:
-        rates = " | ".join(f"{row['videos_a_minute'][width]:.1f}" for width in widths)
+        rates = " | ".join(
+            f"{row['videos_a_minute'][width]:.1f} ({row['videos_an_execution'][width]:g})" for width in widths
+        )
         quality = "reference" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
         lines.append(
             f"| {row['contender']} | {row['seconds']:.2f} | {rates} | {row['peak_memory_mib']} "

@@ -57,8 +57,8 @@ def test_the_table_has_rates_memory_and_quality():
     assert rows[1]["videos_an_execution"] == {"1": 1.0, "4": 3.5}
     assert [row["psnr_db"] for row in rows] == [None, 48.1]
     lines = side_by_side.table(rows).splitlines()
-    assert lines[2] == f"| {side_by_side.EAGER} | 10.00 | 10.0 | 20.0 | 3072 | 9 | reference |"
-    assert lines[3] == f"| {side_by_side.SERVER} | 2.00 | 10.0 | 20.0 | 3072 | 9 | 48.1 |"
+    assert lines[2] == f"| {side_by_side.EAGER} | 10.00 | 10.0 (1) | 20.0 (1) | 3072 | 9 | reference |"
+    assert lines[3] == f"| {side_by_side.SERVER} | 2.00 | 10.0 (1) | 20.0 (3.5) | 3072 | 9 | 48.1 |"
     assert len({line.count("|") for line in lines}) == 1
 
 
