@@ -79,8 +79,8 @@ class Video(threading.Thread):
     def run(self):
         try:
             with Client(self.url) as client:
-                for response in client.stream(png(64, 96), seed=1, **self.fields):
-                    self.events.append(type(response.event).__name__)
+                for event in client.stream(png(64, 96), seed=1, **self.fields):
+                    self.events.append(type(event).__name__)
         except Exception as error:
             self.error = error
 
