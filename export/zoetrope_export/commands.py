@@ -113,8 +113,8 @@ def export(
 ) -> None:
     """Export a checkpoint to engines and a Triton model repository, parity report inside.
 
-    The key names everything that the engines depend on: the weights, these options, the libraries, and the
-    GPU where they are bound to it. A repository whose name holds the key is not built again.
+    The key names everything that the repository depends on: the weights, these options, the libraries, this
+    code, and the GPU where engines are bound to it. A repository whose name holds the key is not built again.
     """
     with errors_to_exit(), terminated_as_interrupted():
         began = time.perf_counter()

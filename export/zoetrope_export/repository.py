@@ -21,7 +21,8 @@ NATIVE_ENGINES = ("tensorrt", "onnxruntime")
 """Engines that Triton can host by a backend of its own."""
 VERSION = "1"
 """The only version of each model."""
-_ENTRY_MODELS = "model_repository"
+ENTRY_MODELS = "model_repository"
+"""The folder of the entry models, in a wheel and in a checkout."""
 _STAGE_MODEL = '''"""A compiled stage of Zoetrope as a Triton python model."""
 
 from zoetrope_server.triton.stage import TritonPythonModel
@@ -114,10 +115,8 @@ def write_layout(repository: Path, manifest: Manifest, *, queue_delay_us: int = 
         (directory / "model.py").write_text(_STAGE_MODEL)
         text = pbtxt.render(stage, manifest, queue_delay_us=queue_delay_us)
         (directory.parent / "config.pbtxt").write_text(text)
-    for model in sorted(_entry_models().iterdir()):
-        if (model / "config.pbtxt").is_file():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(model, repository / model.name, ignore=ignored)
+    for model in entry_models():
+        shutil.copytree(model, repository / model.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def check_host(host: str, engine: str) -> None:
@@ -147,10 +146,14 @@ def make_native(repository: Path, stage: StageSpec, manifest: Manifest) -> None:
     (directory / "model.py").unlink()
 
 
-def _entry_models() -> Path:
-    """The folder of the entry models: package data of a wheel, or beside `export/` in a checkout."""
+def entry_models() -> list[Path]:
+    """The folders of the entry models: package data of a wheel, or beside `export/` in a checkout.
+
+    Raises:
+        ExportError: they are missing.
+    """
     package = Path(__file__).resolve().parent
-    for folder in (package / _ENTRY_MODELS, package.parents[1] / _ENTRY_MODELS):
+    for folder in (package / ENTRY_MODELS, package.parents[1] / ENTRY_MODELS):
         if folder.is_dir():
-            return folder
-    raise ExportError(f"the entry models are missing: no {_ENTRY_MODELS} folder; install zoetrope again")
+            return sorted(model for model in folder.iterdir() if (model / "config.pbtxt").is_file())
+    raise ExportError(f"the entry models are missing: no {ENTRY_MODELS} folder; install zoetrope again")

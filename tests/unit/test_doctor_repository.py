@@ -23,7 +23,6 @@ from zoetrope_server.engines import tensorrt
 from zoetrope_server.engines.gpu import Gpu
 from zoetrope_server.engines.inductor import instructions_digest
 from zoetrope_server.engines.sidecar import Sidecar, sidecar_path
-from zoetrope_server.launcher.installation import TritonInstallation
 
 H200 = Gpu(name="NVIDIA H200", target="sm90", driver="570.1", memory=143 << 30, free=140 << 30)
 WHOLE = {module: Library(module=module, version="11.4.0.13") for module in libraries.needed()}
@@ -285,23 +284,3 @@ def test_an_inductor_package(tmp_path, target, gpu, level):
     assert stage_files.stage(tmp_path, UNET, served, modules, gpu).level == level
     modules["torch"] = Library(module="torch", version="2.14.0")
     assert "here 2.14.0" in stage_files.stage(tmp_path, UNET, served, modules, gpu).found
-
-
-def test_stages_of_tritons_own_backend(whole, tmp_path):
-    config = whole / "unet" / "config.pbtxt"
-    config.write_text(config.read_text().replace('backend: "python"', 'backend: "tensorrt"'))
-    assert stage_files.native_backend(whole, UNET) == "tensorrt"
-    assert list(wrong(whole, level=Level.NOTE)) == ["stage unet"]
-    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
-    system = TritonInstallation(
-        binary=tmp_path,
-        backend_source=tmp_path / "backends",
-        library_dirs=(),
-        version=(2, 60),
-        embedded=False,
-    )
-    assert wrong(whole, replace(HERE, triton=system)) == {}
-    (tmp_path / "backends" / "tensorrt").rmdir()
-    assert list(wrong(whole, replace(HERE, triton=system))) == ["stage unet"]
-    embedded = replace(system, embedded=True, backend_source=tmp_path)
-    assert list(wrong(whole, replace(HERE, triton=embedded))) == ["stage unet"]

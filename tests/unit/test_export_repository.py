@@ -131,6 +131,6 @@ def test_what_must_not_be_replaced(tmp_path):
 
 
 def test_missing_entry_models_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(repository, "_ENTRY_MODELS", "elsewhere")
+    monkeypatch.setattr(repository, "ENTRY_MODELS", "elsewhere")
     with pytest.raises(ExportError, match="install zoetrope again"):
         repository.write_layout(tmp_path, MANIFEST)

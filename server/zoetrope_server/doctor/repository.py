@@ -193,7 +193,15 @@ def compiled(repository: Path, served: Manifest, allowed: Callable[[Path, int], 
 def _stage(repository: Path, spec: StageSpec, served: Manifest, backend: str | None, here: Here) -> Finding:
     if backend is None:
         return stage_files.stage(repository, spec, served, here.libraries, here.gpu)
-    return native(spec, backend, here.triton)
+    engine = stage_files.native_stage(repository, spec, served, backend, here.gpu)
+    if engine.level is Level.ERROR:
+        return engine
+    hosted = native(spec, backend, here.triton)
+    if hosted.level is Level.ERROR:
+        return hosted
+    if engine.level is not Level.OK:
+        return engine
+    return replace(hosted, found=f"{engine.found}; {hosted.found}")
 
 
 def native(spec: StageSpec, backend: str, triton: TritonInstallation | None) -> Finding:

@@ -25,6 +25,8 @@ GRAPH_FILES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin"),
 }
 """Files of the engines that have no sidecar, since they run on any CPU."""
+_NATIVE_FILES: Mapping[str, str] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+"""Triton's own backends whose engines are known here, and the file that each opens unless told another."""
 _LOCATION = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
 """The entry `location` of a tensor's external data in an ONNX file, up to the length of the file's name."""
 _MIB = 1 << 20
@@ -68,13 +70,49 @@ def native_backend(repository: Path, spec: StageSpec) -> str | None:
     Raises:
         EngineError: the configuration of the stage cannot be read.
     """
+    backend = _configured(repository, spec, "backend") or "python"
+    return None if backend == "python" else backend
+
+
+def native_stage(
+    repository: Path, spec: StageSpec, manifest: Manifest, backend: str, gpu: Gpu | None
+) -> Finding:
+    """Whether the engine of a stage that Triton's backend hosts is there, whole and made for this machine.
+
+    The version of the library is not compared: Triton's backend brings its own, which it does not tell.
+
+    Args:
+        repository: the model repository.
+        spec: the stage.
+        manifest: the facts of the repository.
+        backend: the name of the backend.
+        gpu: the GPU of this machine.
+    """
+    name, directory = f"stage {spec.name}", version_folder(repository, spec)
+    if backend not in _NATIVE_FILES:
+        found = f"no export writes a stage for Triton's {backend} backend, so its engine was not looked at"
+        return Finding(name=name, level=Level.NOTE, found=found)
+    try:
+        checked = _NATIVE_FILES[backend] if backend in GRAPH_FILES else find_engine(directory, spec.name).name
+        opened = _configured(repository, spec, "default_model_filename") or _NATIVE_FILES[backend]
+        if opened != checked:
+            raise EngineError(f"Triton opens {opened} of {spec.name}, and the engine is {checked}")
+        if backend in GRAPH_FILES:
+            return Finding(name=name, level=Level.OK, found=_graph(directory, backend))
+        precision = stage_precision(spec, manifest.precision)
+        return _tensorrt(name, directory, spec, backend, precision, None, gpu)
+    except EngineError as error:
+        return refused(name, error)
+
+
+def _configured(repository: Path, spec: StageSpec, field: str) -> str | None:
+    """The text of a field of a stage's configuration; None where it has none."""
     try:
         text = (repository / spec.name / "config.pbtxt").read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"the model {spec.name} has no configuration ({error})") from error
-    match = re.search(r'^\s*backend\s*:\s*"([^"]+)"', text, re.MULTILINE)
-    backend = match[1] if match else "python"
-    return None if backend == "python" else backend
+    match = re.search(rf'^\s*{field}\s*:\s*"([^"]+)"', text, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _graph(directory: Path, engine: str) -> str:
@@ -121,7 +159,7 @@ def _tensorrt(
     spec: StageSpec,
     engine: str,
     precision: str,
-    version: str,
+    version: str | None,
     gpu: Gpu | None,
 ) -> Finding:
     file, sidecar = checked_engine(directory, spec, engine=engine, precision=precision, version=version)

@@ -154,7 +154,7 @@ class DeviceMemory:
 
 
 def checked_engine(
-    directory: Path, stage: StageSpec, *, engine: str, precision: str, version: str
+    directory: Path, stage: StageSpec, *, engine: str, precision: str, version: str | None
 ) -> tuple[Path, Sidecar]:
     """The verified engine file of a directory and its sidecar; raises EngineError.
 
@@ -163,15 +163,12 @@ def checked_engine(
         stage: the stage's spec.
         engine: `tensorrt` or `tensorrt-rtx`.
         precision: the precision of this stage.
-        version: the version of the engine's library here.
+        version: the version of the engine's library here; None where Triton brings its own.
     """
     file, gpu = find_engine(directory, stage.name), detect_gpu()
-    expected = {
-        "stage": stage.name,
-        "library": LIBRARIES[engine],
-        "library_version": version,
-        "precision": precision,
-    }
+    expected = {"stage": stage.name, "library": LIBRARIES[engine], "precision": precision}
+    if version is not None:
+        expected["library_version"] = version
     sidecar = verify(file, expected | _place(engine, gpu))
     if gpu is None:
         raise EngineError(f"{file.name} needs a GPU ({sidecar.key.target}), and there is none here")
