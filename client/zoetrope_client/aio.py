@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+import math
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import aclosing, suppress
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from tenacity import AsyncRetrying
@@ -24,6 +25,7 @@ from zoetrope_core.request import GenerateRequest
 
 _Answered: TypeAlias = tuple[Event, AsyncGenerator[Event, None]]
 """The first event of a stream, and the stream of all others."""
+_T = TypeVar("_T")
 
 
 class AsyncClient:
@@ -91,7 +93,7 @@ class AsyncClient:
         attempts = Attempts(self._retry, deadline_s=timeout_s)
 
         async def ask() -> Metadata:
-            return await self._ask_metadata(attempts.left_s())
+            return await self._ask_metadata(attempts)
 
         found: Metadata = await AsyncRetrying(**attempts.policy())(ask)
         return found
@@ -130,16 +132,18 @@ class AsyncClient:
         """
         wanted = codec.build_request(request, fields, deadline_s)
         attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        attempts.hold()
         return self._events(image, wanted, attempts)
 
     async def _events(
         self, image: ImageSource, request: GenerateRequest, attempts: Attempts
     ) -> AsyncGenerator[Event, None]:
         """The events of the first attempt that is answered."""
-        data = await asyncio.to_thread(read_image, image)
+        attempts.resume()
+        data = await _in_time(asyncio.to_thread(read_image, image), attempts)
 
         async def begin() -> _Answered:
-            events = self._attempt(data, attempts.rest(request))
+            events = self._attempt(data, request, attempts)
             return await anext(events), events
 
         answered: _Answered = await AsyncRetrying(**attempts.policy())(begin)
@@ -149,11 +153,14 @@ class AsyncClient:
             async for event in others:
                 yield event
 
-    async def _attempt(self, image: bytes, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    async def _attempt(
+        self, image: bytes, request: GenerateRequest, attempts: Attempts
+    ) -> AsyncGenerator[Event, None]:
         reader = codec.StreamReader(self._transport.url)
-        messages = iter((codec.encode(image, request),))
-        headers = await self._transport.metadata_async()
-        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=request.deadline_s)
+        headers = await _in_time(self._transport.metadata_async(), attempts)
+        rest = attempts.rest(request)
+        messages = iter((codec.encode(image, rest),))
+        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
         try:
             async for received in call:
                 for event in reader.read(received):
@@ -169,12 +176,24 @@ class AsyncClient:
         finally:
             call.cancel()
 
-    async def _ask_metadata(self, timeout_s: float) -> Metadata:
+    async def _ask_metadata(self, attempts: Attempts) -> Metadata:
         request = service_pb2.ModelConfigRequest(name=contract.MODEL)
-        headers = await self._transport.metadata_async()
+        headers = await _in_time(self._transport.metadata_async(), attempts)
         try:
-            answer = await self._stub.ModelConfig(request, metadata=headers, timeout=timeout_s)
+            answer = await self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
         except grpc.RpcError as error:
             status, text = error.code().name, error.details() or ""
             raise codec.from_status(status, text, url=self._transport.url, started=False) from error
         return codec.read_metadata(answer, self._transport.url)
+
+
+async def _in_time(waiting: Awaitable[_T], attempts: Attempts) -> _T:
+    """What is awaited; raises DeadlineExceeded where the deadline passes first."""
+    left_s = attempts.left_s()
+    try:
+        async with asyncio.timeout(None if left_s == math.inf else left_s) as limit:
+            return await waiting
+    except TimeoutError as error:
+        if limit.expired():
+            raise attempts.too_late() from error
+        raise  # the provider's own
