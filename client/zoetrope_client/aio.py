@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,6 +20,7 @@ from zoetrope_client.retry import USUAL, Attempts, Retry
 from zoetrope_client.transport import Compression, Headers, Tls, Transport
 from zoetrope_client.video import Assembly, Video
 from zoetrope_core import contract
+from zoetrope_core.errors import Cancelled
 from zoetrope_core.metadata import Metadata
 from zoetrope_core.request import GenerateRequest
 
@@ -76,15 +77,16 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; streams that still run are cancelled."""
+        """Closes the connection; calls that still run are cancelled, and raise `Cancelled`."""
         await self._channel.close()
 
     async def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
         request, headers = service_pb2.ServerReadyRequest(), await self._transport.metadata_async()
         try:
-            answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
-        except grpc.RpcError:
+            with _closing_told_apart():
+                answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
+        except (grpc.RpcError, Cancelled):
             return False
         return bool(answer.ready)
 
@@ -160,15 +162,17 @@ class AsyncClient:
         headers = await _in_time(self._transport.metadata_async(), attempts)
         rest = attempts.rest(request)
         messages = iter((codec.encode(image, rest),))
-        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
+        with _closing_told_apart():
+            call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
         try:
-            async for received in call:
-                for event in reader.read(received):
-                    yield event
-                if reader.failed:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(call.code(), codec.END_SECONDS)
-                    break
+            with _closing_told_apart():
+                async for received in call:
+                    for event in reader.read(received):
+                        yield event
+                    if reader.failed:
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(call.code(), codec.END_SECONDS)
+                        break
             reader.end()
         except grpc.RpcError as error:
             if failure := reader.failure(error.code().name, error.details()):
@@ -180,11 +184,26 @@ class AsyncClient:
         request = service_pb2.ModelConfigRequest(name=contract.MODEL)
         headers = await _in_time(self._transport.metadata_async(), attempts)
         try:
-            answer = await self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
+            with _closing_told_apart():
+                answer = await self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
         except grpc.RpcError as error:
             status, text = error.code().name, error.details() or ""
             raise codec.from_status(status, text, url=self._transport.url, started=False) from error
         return codec.read_metadata(answer, self._transport.url)
+
+
+@contextmanager
+def _closing_told_apart() -> Iterator[None]:
+    """Closing a channel ends its calls as if their tasks were cancelled, which they are not."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Cancelled("the client was closed") from error
+    except grpc.aio.UsageError as error:  # of a call that would begin after that
+        raise Cancelled("the client was closed") from error
 
 
 async def _in_time(waiting: Awaitable[_T], attempts: Attempts) -> _T:
