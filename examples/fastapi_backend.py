@@ -53,8 +53,9 @@ async def generate(
     client: AsyncClient = request.app.state.client
     fields = {"num_inference_steps": steps, "motion_bucket_id": motion, "seed": seed}
     known = {name: value for name, value in fields.items() if value is not None}
-    events = client.stream(await _body(request), deadline_s=300, **known)
+    picture = await _body(request)
     try:
+        events = client.stream(picture, deadline_s=300, **known)
         first = await anext(events)  # a refusal is a status, as long as no event has gone out
     except ZoetropeError as error:
         raise _http_error(error) from error

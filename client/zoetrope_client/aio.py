@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
+import math
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from tenacity import AsyncRetrying
@@ -19,11 +20,13 @@ from zoetrope_client.retry import USUAL, Attempts, Retry
 from zoetrope_client.transport import Compression, Headers, Tls, Transport
 from zoetrope_client.video import Assembly, Video
 from zoetrope_core import contract
+from zoetrope_core.errors import Cancelled
 from zoetrope_core.metadata import Metadata
 from zoetrope_core.request import GenerateRequest
 
 _Answered: TypeAlias = tuple[Event, AsyncGenerator[Event, None]]
 """The first event of a stream, and the stream of all others."""
+_T = TypeVar("_T")
 
 
 class AsyncClient:
@@ -74,15 +77,16 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; streams that still run are cancelled."""
+        """Closes the connection; calls that still run are cancelled, and raise `Cancelled`."""
         await self._channel.close()
 
     async def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
         request, headers = service_pb2.ServerReadyRequest(), await self._transport.metadata_async()
         try:
-            answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
-        except grpc.RpcError:
+            with _closing_told_apart():
+                answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
+        except (grpc.RpcError, Cancelled):
             return False
         return bool(answer.ready)
 
@@ -91,7 +95,7 @@ class AsyncClient:
         attempts = Attempts(self._retry, deadline_s=timeout_s)
 
         async def ask() -> Metadata:
-            return await self._ask_metadata(attempts.left_s())
+            return await self._ask_metadata(attempts)
 
         found: Metadata = await AsyncRetrying(**attempts.policy())(ask)
         return found
@@ -130,16 +134,18 @@ class AsyncClient:
         """
         wanted = codec.build_request(request, fields, deadline_s)
         attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        attempts.hold()
         return self._events(image, wanted, attempts)
 
     async def _events(
         self, image: ImageSource, request: GenerateRequest, attempts: Attempts
     ) -> AsyncGenerator[Event, None]:
         """The events of the first attempt that is answered."""
-        data = await asyncio.to_thread(read_image, image)
+        attempts.resume()
+        data = await _in_time(asyncio.to_thread(read_image, image), attempts)
 
         async def begin() -> _Answered:
-            events = self._attempt(data, attempts.rest(request))
+            events = self._attempt(data, request, attempts)
             return await anext(events), events
 
         answered: _Answered = await AsyncRetrying(**attempts.policy())(begin)
@@ -149,19 +155,24 @@ class AsyncClient:
             async for event in others:
                 yield event
 
-    async def _attempt(self, image: bytes, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    async def _attempt(
+        self, image: bytes, request: GenerateRequest, attempts: Attempts
+    ) -> AsyncGenerator[Event, None]:
         reader = codec.StreamReader(self._transport.url)
-        messages = iter((codec.encode(image, request),))
-        headers = await self._transport.metadata_async()
-        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=request.deadline_s)
+        headers = await _in_time(self._transport.metadata_async(), attempts)
+        rest = attempts.rest(request)
+        messages = iter((codec.encode(image, rest),))
+        with _closing_told_apart():
+            call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
         try:
-            async for received in call:
-                for event in reader.read(received):
-                    yield event
-                if reader.failed:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(call.code(), codec.END_SECONDS)
-                    break
+            with _closing_told_apart():
+                async for received in call:
+                    for event in reader.read(received):
+                        yield event
+                    if reader.failed:
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(call.code(), codec.END_SECONDS)
+                        break
             reader.end()
         except grpc.RpcError as error:
             if failure := reader.failure(error.code().name, error.details()):
@@ -169,12 +180,39 @@ class AsyncClient:
         finally:
             call.cancel()
 
-    async def _ask_metadata(self, timeout_s: float) -> Metadata:
+    async def _ask_metadata(self, attempts: Attempts) -> Metadata:
         request = service_pb2.ModelConfigRequest(name=contract.MODEL)
-        headers = await self._transport.metadata_async()
+        headers = await _in_time(self._transport.metadata_async(), attempts)
         try:
-            answer = await self._stub.ModelConfig(request, metadata=headers, timeout=timeout_s)
+            with _closing_told_apart():
+                answer = await self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
         except grpc.RpcError as error:
             status, text = error.code().name, error.details() or ""
             raise codec.from_status(status, text, url=self._transport.url, started=False) from error
         return codec.read_metadata(answer, self._transport.url)
+
+
+@contextmanager
+def _closing_told_apart() -> Iterator[None]:
+    """Closing a channel ends its calls as if their tasks were cancelled, which they are not."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Cancelled("the client was closed") from error
+    except grpc.aio.UsageError as error:  # of a call that would begin after that
+        raise Cancelled("the client was closed") from error
+
+
+async def _in_time(waiting: Awaitable[_T], attempts: Attempts) -> _T:
+    """What is awaited; raises DeadlineExceeded where the deadline passes first."""
+    left_s = attempts.left_s()
+    try:
+        async with asyncio.timeout(None if left_s == math.inf else left_s) as limit:
+            return await waiting
+    except TimeoutError as error:
+        if limit.expired():
+            raise attempts.too_late() from error
+        raise  # the provider's own

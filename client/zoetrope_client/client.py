@@ -99,7 +99,7 @@ class Client:
             ZoetropeError: whatever else the server reports.
         """
         attempts = Attempts(self._retry, deadline_s=timeout_s)
-        return Retrying(**attempts.policy())(lambda: self._ask_metadata(attempts.left_s()))
+        return Retrying(**attempts.policy())(lambda: self._ask_metadata(attempts))
 
     def generate(
         self,
@@ -132,8 +132,9 @@ class Client:
         Args:
             image: a path, encoded bytes, a binary file, a PIL image or a uint8 array.
             request: the request; its defaults when absent.
-            deadline_s: seconds after which the request is given up, with all its attempts; the server refuses
-                at once what cannot be done by then.
+            deadline_s: seconds after which the request is given up, with all its attempts, header providers
+                and the reading of the image; time before the first event is asked for does not count. The
+                server refuses at once what cannot be done by then.
             patience_s: seconds for which a refusal that says `retry_after_s` is waited out; 0 raises it.
             **fields: fields of GenerateRequest, over those of `request`.
 
@@ -147,15 +148,18 @@ class Client:
         """
         wanted = codec.build_request(request, fields, deadline_s)
         attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
-        return self._events(read_image(image), wanted, attempts)
+        data = read_image(image)
+        attempts.hold()
+        return self._events(data, wanted, attempts)
 
     def _events(
         self, image: bytes, request: GenerateRequest, attempts: Attempts
     ) -> Generator[Event, None, None]:
         """The events of the first attempt that is answered."""
+        attempts.resume()
 
         def begin() -> tuple[Event, Generator[Event, None, None]]:
-            events = self._attempt(image, attempts.rest(request))
+            events = self._attempt(image, request, attempts)
             return next(events), events
 
         first, others = Retrying(**attempts.policy())(begin)
@@ -163,11 +167,14 @@ class Client:
             yield first
             yield from others
 
-    def _attempt(self, image: bytes, request: GenerateRequest) -> Generator[Event, None, None]:
+    def _attempt(
+        self, image: bytes, request: GenerateRequest, attempts: Attempts
+    ) -> Generator[Event, None, None]:
         reader = codec.StreamReader(self._transport.url)
-        messages = iter((codec.encode(image, request),))
-        headers = self._transport.metadata()
-        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=request.deadline_s)
+        headers = self._transport.metadata()  # which may take a while
+        rest = attempts.rest(request)
+        messages = iter((codec.encode(image, rest),))
+        call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
         try:
             for received in call:
                 yield from reader.read(received)
@@ -181,10 +188,10 @@ class Client:
         finally:
             call.cancel()
 
-    def _ask_metadata(self, timeout_s: float) -> Metadata:
+    def _ask_metadata(self, attempts: Attempts) -> Metadata:
         request, headers = service_pb2.ModelConfigRequest(name=contract.MODEL), self._transport.metadata()
         try:
-            answer = self._stub.ModelConfig(request, metadata=headers, timeout=timeout_s)
+            answer = self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
         except grpc.RpcError as error:
             status, text = error.code().name, error.details() or ""
             raise codec.from_status(status, text, url=self._transport.url, started=False) from error

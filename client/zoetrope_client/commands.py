@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -166,7 +167,7 @@ def _may_show(console: Console) -> bool:
 def _report(outcome: Outcome) -> None:
     _report_problems(outcome)
     if outcome.video is not None:
-        typer.echo(f"{outcome.job.output}: seed {outcome.video.seed}")
+        typer.echo(_printable(f"{outcome.job.output}: seed {outcome.video.seed}"))
 
 
 def _report_json(outcome: Outcome) -> None:
@@ -193,8 +194,13 @@ def _flat(text: str) -> str:
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
+def _printable(text: str) -> str:
+    """The text with the bytes of file names that are no UTF-8 written out: no stream could encode them."""
+    return os.fsencode(text).decode(errors="backslashreplace")
+
+
 def _say(message: str, command: str = "generate") -> None:
-    typer.echo(f"zoetrope {command}: {message}", err=True)
+    typer.echo(_printable(f"zoetrope {command}: {message}"), err=True)
 
 
 def _fail(message: str, code: int, command: str = "generate") -> NoReturn:

@@ -47,7 +47,7 @@ USUAL = Retry()
 
 
 class Attempts:
-    """The attempts of one call, and what they may still take."""
+    """The attempts of one call, and what they may still take: one clock for all that the call waits for."""
 
     def __init__(self, retry: Retry, *, deadline_s: float | None = None, patience_s: float = 0.0) -> None:
         """Starts the clock.
@@ -66,20 +66,36 @@ class Attempts:
             raise InvalidRequest(message, field="patience_s", value=got, allowed=allowed)
         self._retry, self._patience_s = retry, patience_s
         self._deadline_s = math.inf if deadline_s is None else deadline_s
-        self._began = time.monotonic()
+        self._began = self._held = time.monotonic()
         self._unanswered = 0
-        self._tried = False
         self._backoff = tenacity.wait_random_exponential(retry.first_s, retry.longest_s)
 
+    def hold(self) -> None:
+        """Stops the clock: nobody waits yet."""
+        self._held = time.monotonic()
+
+    def resume(self) -> None:
+        """Lets the clock go on from where `hold` stopped it."""
+        self._began += time.monotonic() - self._held
+
     def rest(self, request: GenerateRequest) -> GenerateRequest:
-        """The request with what is left of its deadline; the first attempt has all of it."""
-        if request.deadline_s is None or not self._tried:
+        """The request with what is left of its deadline; raises DeadlineExceeded where that is nothing."""
+        if request.deadline_s is None:
             return request
+        if self._spent_s() + _LEAST_S > self._deadline_s:
+            raise self.too_late()
         return replace(request, deadline_s=self.left_s())
 
     def left_s(self) -> float:
         """What is left of the deadline in seconds; never nothing, and infinity without one."""
-        return max(self._deadline_s - (time.monotonic() - self._began), _LEAST_S)
+        return max(self._deadline_s - self._spent_s(), _LEAST_S)
+
+    def too_late(self) -> DeadlineExceeded:
+        """The error of a deadline that passed on this side, between attempts or before the first."""
+        return DeadlineExceeded("the deadline passed before the request was sent")
+
+    def _spent_s(self) -> float:
+        return time.monotonic() - self._began
 
     def policy(self) -> dict[str, Any]:
         """The arguments of tenacity's `Retrying` or `AsyncRetrying`; the last error is raised as it is."""
@@ -92,7 +108,6 @@ class Attempts:
         }
 
     def _is_safe(self, error: BaseException) -> bool:
-        self._tried = True
         if isinstance(error, ServerUnavailable):
             self._unanswered += 1
             return error.details.get("grpc_status") == "UNAVAILABLE"
@@ -107,7 +122,7 @@ class Attempts:
         waits = isinstance(_error_of(state), Refused)
         limit = min(self._deadline_s, self._patience_s) if waits else self._deadline_s
         spent = not waits and self._unanswered >= self._retry.attempts
-        return spent or time.monotonic() - self._began + state.upcoming_sleep >= limit
+        return spent or self._spent_s() + state.upcoming_sleep >= limit
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:

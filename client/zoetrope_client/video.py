@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Video:
         return "application/octet-stream" if row is None else row.media_type
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the video; the file appears whole or not at all.
+        """Writes the video; a file appears whole or not at all, a device or pipe is written into.
 
         Raises:
             OSError: it cannot be written.
@@ -50,7 +51,27 @@ class Video:
 
 
 def write_whole(data: bytes, target: Path) -> Path:
-    """Writes a file that appears whole or not at all, in place of an older one; raises OSError."""
+    """Writes a file that appears whole or not at all, in place of an older one; raises OSError.
+
+    A symbolic link stays, and what it points to is written; so do devices and pipes, which are written into.
+    """
+    if _is_special(target):
+        with target.open("wb") as stream:
+            stream.write(data)
+        return target
+    _replace(data, Path(os.path.realpath(target)))
+    return target
+
+
+def _is_special(target: Path) -> bool:
+    """Whether something is there that is no file, and that a new file must not take the place of."""
+    try:
+        return not stat.S_ISREG(target.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _replace(data: bytes, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with partial.open("xb") as file:
@@ -61,7 +82,6 @@ def write_whole(data: bytes, target: Path) -> Path:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return target
 
 
 class Assembly:

@@ -37,7 +37,7 @@ try {
         console.error(`warning: ${event.message}`);
         break;
       case 'preview':
-        await writeWhole(values.preview, event.image);
+        if (values.preview) await writeWhole(values.preview, event.image);
         break;
       case 'fragment':
         pieces.push(event.data);

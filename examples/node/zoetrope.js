@@ -37,6 +37,7 @@ export function connect(url, credentials = grpc.credentials.createInsecure()) {
  * @param {object} request the fields of docs/api.md, such as {seed: 7, preview_every: 5}
  */
 export async function* stream(client, image, request = {}, { signal } = {}) {
+  signal?.throwIfAborted(); // or its listener would never hear of it
   // The server does not see gRPC's deadline, so the request says it too.
   const seconds = request.deadline_s;
   const options = seconds === undefined ? {} : { deadline: Date.now() + 1000 * seconds };

@@ -52,8 +52,8 @@ def is_mp4(path):
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    """The Node example with its packages; runs `generate.js` with more arguments."""
+def node_folder(tmp_path_factory):
+    """The Node example with its packages."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -65,8 +65,15 @@ def node(tmp_path_factory):
         pytest.skip(f"npm cannot reach its registry: {ran.stderr[-200:]}")
     assert ran.returncode == 0, ran.stderr[-2000:]
 
+    return folder
+
+
+@pytest.fixture(scope="module")
+def node(node_folder):
+    """Runs `generate.js` with more arguments."""
+
     def start(*arguments):
-        command = ["node", str(folder / "generate.js"), str(PHOTO), *map(str, arguments)]
+        command = ["node", str(node_folder / "generate.js"), str(PHOTO), *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
@@ -81,6 +88,34 @@ def test_node_streams_progress_previews_and_the_video(node, server, client, tmp_
     assert json.loads(stdout)["seed"] == 7
     assert preview.read_bytes()[8:12] == b"WEBP"
     assert video.read_bytes() == client.generate(PHOTO, seed=7, num_inference_steps=4).data
+
+
+def test_node_keeps_no_preview_that_is_not_asked_for(node, server, tmp_path):
+    request = '{"num_inference_steps": 4, "preview_every": 2}'
+    process = node(tmp_path / "video.mp4", "--url", server.url, "--request", request)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"] and is_mp4(tmp_path / "video.mp4")
+
+
+ABORTED = """
+import { connect, stream } from './zoetrope.js';
+const client = connect('127.0.0.1:1');
+try {
+  const events = stream(client, Buffer.from('x'), {}, { signal: AbortSignal.abort() });
+  for await (const event of events) console.log(event);
+} catch (error) {
+  console.log(error.name);
+} finally {
+  client.close();
+}
+"""
+
+
+def test_a_signal_of_node_that_is_aborted_already_sends_nothing(node_folder):
+    command = ["node", "--input-type=module", "--eval", ABORTED]
+    ran = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, timeout=30)
+    assert (ran.stdout, ran.stderr) == ("AbortError\n", "")
 
 
 def test_node_reports_errors(node, timed, tmp_path):
@@ -189,6 +224,7 @@ def test_the_backend_streams_progress_onward_and_keeps_the_video(server, client,
         assert [kind for kind, _ in wrong][-1] == "error" and wrong[-1][1]["code"] == "invalid_image"
         assert browser.post("/videos?steps=0", content=b"").status_code == 422
         assert browser.post("/videos", content=b"").status_code == 422, "an empty picture is found at once"
+        assert browser.post(f"/videos?seed={2**63}", content=b"x").status_code == 422
 
 
 async def test_a_browser_that_leaves_cancels_and_a_full_server_is_503(timed, tmp_path):

@@ -6,11 +6,12 @@ import socket
 import time
 from contextlib import aclosing
 
+import grpc
 import grpc_server as scripts
 import pytest
 from grpc_server import serving
 
-from zoetrope_client import AsyncClient, Client, ConnectionLost, ServerUnavailable
+from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable
 from zoetrope_client.events import Accepted, Done, Fragment, Frames, Progress
 from zoetrope_core.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, StageFailed
 from zoetrope_core.request import GenerateRequest
@@ -85,6 +86,50 @@ async def test_cancelling_the_task_cancels_on_the_server():
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await cancelled(server)
+
+
+async def test_closing_the_client_cancels_what_runs_and_not_the_tasks():
+    with serving(scripts.endless) as server:
+        client = AsyncClient(server.url)
+        tasks = [asyncio.create_task(client.generate(IMAGE)) for _ in range(2)]
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.01)
+        await client.close()
+        for task in tasks:
+            with pytest.raises(Cancelled, match="the client was closed"):
+                await asyncio.wait_for(task, 5)
+        assert await cancelled(server)
+
+
+async def test_closing_the_client_ends_questions_as_well(monkeypatch):
+    def silent(servicer, message, context):
+        asked.append(message)
+        servicer.closing.wait(20)
+
+    asked = []
+    monkeypatch.setattr(scripts.Servicer, "ServerReady", silent)
+    monkeypatch.setattr(scripts.Servicer, "ModelConfig", silent)
+    with serving(scripts.normal) as server:
+        client = AsyncClient(server.url)
+        ready = asyncio.create_task(client.health(timeout_s=60))
+        told = asyncio.create_task(client.metadata(timeout_s=60))
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+        await client.close()
+        assert await asyncio.wait_for(ready, 5) is False
+        with pytest.raises(Cancelled, match="the client was closed"):
+            await asyncio.wait_for(told, 5)
+
+
+async def test_closing_the_client_ends_the_pause_before_another_attempt():
+    with serving(scripts.aborting(grpc.StatusCode.UNAVAILABLE, "not yet")) as server:
+        client = AsyncClient(server.url, retry=Retry(attempts=1000, first_s=0.1, longest_s=0.1))
+        task = asyncio.create_task(client.generate(IMAGE))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(Cancelled, match="the client was closed"):
+            await asyncio.wait_for(task, 5)
 
 
 async def test_leaving_the_loop_cancels_on_the_server():

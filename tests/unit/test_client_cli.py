@@ -142,7 +142,9 @@ def test_arrays_are_written_with_commas(run):
 def test_the_deadline_travels_in_the_request(run):
     with serving(scripts.normal) as server:
         assert run("--url", server.url, "--deadline", "9").exit_code == 0
-    assert server.requests[0][1] == GenerateRequest(deadline_s=9)
+    ((_, request),) = server.requests
+    assert 7 < request.deadline_s < 9, "reading the picture counts"
+    assert request == GenerateRequest(deadline_s=request.deadline_s)
 
 
 def test_the_address_comes_from_the_environment(run, monkeypatch):
@@ -308,6 +310,31 @@ def test_half_blocks_are_two_pixels_each():
     assert [len(line) for line in narrow] == [3]
     picture._frames = (picture._frames[0][:3],)
     assert len(console.render_lines(picture, pad=False)) == 1, "half a block is left out"
+
+
+def test_a_file_name_that_is_no_utf8_does_not_end_the_batch(photo, tmp_path):
+    odd, gone = tmp_path / os.fsdecode(b"a\xff.png"), tmp_path / os.fsdecode(b"b\xfe.png")
+    photo.rename(odd)
+    gone.write_bytes(b"")
+    (tmp_path / "c.png").write_bytes(png())
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "zoetrope_client", "generate", odd, gone, tmp_path / "c.png", "-j", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    with serving(scripts.normal) as server:
+        command += ["-o", tmp_path / "out", "--url", server.url]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 4, ran.stderr
+    assert ran.stdout == f"{tmp_path}/out/a\\xff.mp4: seed 0\n{tmp_path}/out/c.mp4: seed 0\n"
+    assert ran.stderr.startswith(f"zoetrope generate: {tmp_path}/b\\xfe.png: image: got 0 bytes")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"a\xff.mp4", b"c.mp4"]
+
+
+def test_a_file_name_that_is_no_utf8_is_shown_at_a_terminal(photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    odd = photo.rename(tmp_path / os.fsdecode(b"a\xff.png"))
+    with serving(scripts.normal) as server:
+        shown, code = on_terminal(server, odd, "-o", str(odd.with_suffix(".mp4")), stdout=None)
+    assert code == 0 and "seed 0" in shown and "Traceback" not in shown
 
 
 def on_terminal(server, photo, *arguments, stdout):

@@ -1,6 +1,7 @@
 """When the clients try again, and when they must not; a real gRPC server over a real socket."""
 
 import asyncio
+import io
 import itertools
 import logging
 import math
@@ -36,13 +37,13 @@ def by_turns(*scripts_in_turn):
 
 def synchronous(url, call=None, **settings):
     with Client(url, **settings) as client:
-        return client.generate(IMAGE, **(call or {}))
+        return client.generate(**{"image": IMAGE, **(call or {})})
 
 
 def asynchronous(url, call=None, **settings):
     async def run():
         async with AsyncClient(url, **settings) as client:
-            return await client.generate(IMAGE, **(call or {}))
+            return await client.generate(**{"image": IMAGE, **(call or {})})
 
     return asyncio.run(run())
 
@@ -117,8 +118,94 @@ def test_the_deadline_covers_all_attempts(generate):
             )
         assert time.monotonic() - began < 2
     left = [request.deadline_s for _, request in server.requests]
-    assert len(left) > 3 and left[0] == 0.4
+    assert len(left) > 3 and 0 < left[0] < 0.4, "what came before the first attempt counts too"
     assert all(later < earlier for earlier, later in itertools.pairwise(left))
+
+
+@both
+def test_a_provider_of_headers_takes_its_time_from_the_deadline(generate):
+    def headers():
+        time.sleep(1)
+        return {}
+
+    with serving(scripts.endless) as server:
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            generate(server.url, {"deadline_s": 1.6}, headers=headers)
+        assert 1.5 < time.monotonic() - began < 2.5
+        (asked,) = [request.deadline_s for _, request in server.requests]
+        assert 0 < asked <= 0.6
+
+
+@both
+def test_nothing_is_sent_once_a_provider_has_used_the_deadline_up(generate):
+    def headers():
+        time.sleep(0.2)
+        return {}
+
+    with serving(scripts.normal) as server, pytest.raises(DeadlineExceeded, match="before the request was"):
+        generate(server.url, {"deadline_s": 0.1}, headers=headers)
+    assert server.metadata == []
+
+
+class SlowFile(io.BytesIO):
+    """A picture that takes a while to read."""
+
+    seconds = 0.5
+
+    def read(self, *size):
+        time.sleep(self.seconds)
+        return super().read(*size)
+
+
+@both
+def test_reading_the_picture_takes_its_time_from_the_deadline(generate):
+    with serving(scripts.normal) as server:
+        with Client(server.url) as client:
+            assert client.generate(IMAGE, deadline_s=5).data
+        generate(server.url, {"image": SlowFile(IMAGE), "deadline_s": 5})
+        with pytest.raises(DeadlineExceeded):
+            generate(server.url, {"image": SlowFile(IMAGE), "deadline_s": 0.1})
+    quick, slow = (request.deadline_s for _, request in server.requests)
+    assert 3 < slow <= 4.5 and slow < quick - 0.2
+
+
+async def test_a_wait_of_the_asynchronous_client_ends_with_the_deadline():
+    async def headers():
+        await asyncio.sleep(60)
+        return {}
+
+    with serving(scripts.normal) as server:
+        async with AsyncClient(server.url, headers=headers) as client:
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await client.generate(IMAGE, deadline_s=0.2)
+            with pytest.raises(DeadlineExceeded):
+                await client.metadata(timeout_s=0.2)
+            assert 0.4 <= time.monotonic() - began < 2
+        assert server.metadata == []
+
+
+async def test_a_timeout_of_a_provider_is_the_callers():
+    async def headers():
+        raise TimeoutError("the vault does not answer")
+
+    async with AsyncClient("127.0.0.1:1", headers=headers) as client:
+        with pytest.raises(TimeoutError, match="vault"):
+            await client.generate(IMAGE, deadline_s=5)
+
+
+async def test_the_clock_starts_when_the_first_event_is_asked_for():
+    with serving(scripts.normal) as server:
+        async with AsyncClient(server.url) as client:
+            events = client.stream(IMAGE, deadline_s=1.5)
+            await asyncio.sleep(1)
+            assert [event async for event in events]
+        with Client(server.url) as client:
+            events = client.stream(IMAGE, deadline_s=1.5)
+            time.sleep(1)
+            assert list(events)
+    assert all(0.6 < request.deadline_s < 1.5 for _, request in server.requests)
 
 
 def refused(retry_after_s, kind=Overloaded):
