@@ -47,9 +47,7 @@ METRICS: Mapping[str, Metric] = {
     "zoetrope_queue_seconds": Metric(
         kind="histogram", help="Seconds that a request waited for its turn", buckets=_SECONDS
     ),
-    "zoetrope_steps_total": Metric(
-        kind="counter", help="Denoising steps, those of failed requests too"
-    ),
+    "zoetrope_steps_total": Metric(kind="counter", help="Denoising steps, those of failed requests too"),
     "zoetrope_frames_total": Metric(kind="counter", help="Frames of served requests"),
     "zoetrope_active_requests": Metric(kind="gauge", help="Requests that run"),
     "zoetrope_waiting_requests": Metric(kind="gauge", help="Requests that wait for their turn"),
