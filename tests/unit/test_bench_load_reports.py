@@ -85,6 +85,19 @@ def reports(tmp_path, latencies, name, refused=0):
     return tmp_path / f"{name}.json"
 
 
+def test_the_worst_overload_misses_its_target(tmp_path):
+    body = json.loads(reports(tmp_path, [0.5] * 60, "r", refused=40).read_text())
+    (figure,) = [figure for figure in body["figures"] if figure["name"] == "share within 2s"]
+    assert (figure["measured"], figure["target"], figure["passed"]) == (0.6, 0.95, False)
+    assert body["details"]["slo"]["quantile"]["value"] is None
+
+
+def test_a_comparison_that_cannot_be_written_is_one_line(tmp_path):
+    report = reports(tmp_path, waits(1)[:50], "r")
+    ran = compared(report, report, "--json", report / "c.json")
+    assert ran.exit_code == compare.NOT_COMPARED and isinstance(ran.exception, SystemExit)
+
+
 def waits(seed, scale=1.0, count=400):
     """Latencies of a queue: each depends on the one before."""
     draw, found, wait = random.Random(seed), [], 0.0

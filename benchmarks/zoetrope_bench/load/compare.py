@@ -104,8 +104,12 @@ def compare(
             "unlike": differing,
             "changes": [asdict(change) for change in found],
         }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(body, indent=2) + "\n")
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(body, indent=2) + "\n")
+        except OSError as error:
+            typer.echo(f"zoetrope bench compare: {error}", err=True)
+            raise typer.Exit(NOT_COMPARED) from None
     if any(change.verdict == WORSE for change in found):
         raise typer.Exit(WORSE_FOUND)
 
