@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import grpc
@@ -131,8 +132,51 @@ def test_users_wait_for_each_answer(tmp_path):
 def test_without_a_server_nothing_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("zoetrope_bench.load.session.CONNECT_S", 0.3)
     even = (arrivals.Segment(start=1.0, end=1.0, seconds=1.0),)
+    older = tmp_path / "r"
+    older.write_text("worth hours")
     with pytest.raises(NoServer, match="127.0.0.1:1"):
-        perform(Settings(url="127.0.0.1:1", classes=(PICTURE,), segments=even), tmp_path / "r")
+        perform(Settings(url="127.0.0.1:1", classes=(PICTURE,), segments=even), older)
+    assert older.read_text() == "worth hours", "older records outlive a run that did not begin"
+
+
+def test_the_drain_counts_from_the_end_of_the_schedule(tmp_path):
+    def script(servicer, image, request, context):
+        time.sleep(0.5)
+        yield done(request, b"")
+
+    run, _ = attacked(script, tmp_path / "r", rate=1.0, seconds=0.9, drain_s=0.2)
+    assert [record.code for record in run.records] == ["done"], "due at 0 and done at 0.5, of 0.9 seconds"
+    assert run.seconds >= 0.9
+
+
+def test_a_search_whose_server_dies_reports_what_it_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoetrope_bench.load.session.CONNECT_S", 0.3)
+    rates = []
+
+    def script(servicer, image, request, context):
+        yield done(request, b"")
+
+    with serving(script) as server:
+
+        def one(settings, path, console):
+            rates.append(settings.segments[0].start)
+            there = settings if len(rates) == 1 else replace(settings, url="127.0.0.1:1")
+            return perform(there, path)
+
+        monkeypatch.setattr("zoetrope_bench.load.command.perform", one)
+        load = ("load", "--url", server.url, "--rate", 50, "--arrivals", "constant", "--duration", 1)
+        search = ("--slo", "p50<5s", "--find-capacity", "--lag-bound", 1, "--json", tmp_path / "c.json")
+        ran = CliRunner().invoke(bench, [*map(str, load + search)])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads((tmp_path / "c.json").read_text())["details"]
+    assert found["passed"] == 50 and [trial["sound"] for trial in found["trials"]] == [True, False]
+
+
+def test_what_cannot_be_written_or_read_is_one_line(tmp_path):
+    path, head = tmp_path / "r.jsonl", {"kind": "run", "version": 1, "machine": {}, "began_at": ""}
+    path.write_text(json.dumps({**head, "parameters": {"warmup_s": 0}}))
+    ran = CliRunner().invoke(bench, ["load", "--from", str(path)])
+    assert ran.exit_code == 1 and isinstance(ran.exception, SystemExit) and "duration_s" in ran.output
 
 
 def command(*arguments):

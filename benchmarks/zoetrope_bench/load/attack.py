@@ -54,15 +54,18 @@ class Attack:
         """Seconds since the beginning."""
         return time.perf_counter() - self._began
 
-    async def open_loop(self, shots: Iterable[Shot], *, max_in_flight: int, drain_s: float) -> None:
+    async def open_loop(
+        self, shots: Iterable[Shot], *, seconds: float, max_in_flight: int, drain_s: float
+    ) -> None:
         """Sends each request when it is due, then waits for those that are in flight.
 
         A cancellation of this task ends it early, with a record of each request that was sent.
 
         Args:
             shots: the requests, in the order in which they are due.
+            seconds: the length of the schedule, warm-up included; the last one is due before its end.
             max_in_flight: one that is due while so many are in flight is not sent.
-            drain_s: seconds after the last one at which those that still run are cancelled.
+            drain_s: seconds after the schedule at which those that still run are cancelled.
         """
         async with _punctual(self.clock) as until, self._requests(drain_s) as (start, tasks):
             for shot in shots:
@@ -74,6 +77,7 @@ class Attack:
                     self._sink(
                         _record(shot, Observed(), Ending(code=UNSENT, message=f"{len(tasks)} in flight"))
                     )
+            await asyncio.sleep(seconds - self.clock())
 
     async def closed_loop(
         self,

@@ -87,7 +87,7 @@ def find(attempt: Callable[[float], Trial], first: float, steps: int, tolerance:
     while len(trials) < steps:
         trials.append(attempt(rate))
         if not trials[-1].sound:
-            note = f"at {rate:.4g}/s the run was interrupted or the generator late: not the server"
+            note = f"at {rate:.4g}/s the run was interrupted, the generator late or the server gone"
             return Capacity(passed=passed, failed=failed, trials=tuple(trials), note=note)
         if trials[-1].met:
             passed = rate
@@ -135,6 +135,13 @@ def trial(run: Run, rate: float, slo: Slo) -> Trial:
         met=met,
         clear=(high is not None and high < slo.limit) if met else (low is None or low >= slo.limit),
         sound=late <= 0.01 * len(lags) and not run.interrupted,
+    )
+
+
+def lost(rate: float) -> Trial:
+    """A rate at which nothing was measured."""
+    return Trial(
+        rate=rate, requests=0, value=math.inf, low=None, high=None, met=False, clear=False, sound=False
     )
 
 

@@ -85,7 +85,10 @@ def load(
             raise typer.BadParameter("--find-capacity starts from --rate", param_hint="--rate")
         _search(settings, rate, objective, capacity_steps, records, json_file)
         return
-    run = _run(settings, records)
+    try:
+        run = _run(settings, records)
+    except (NoServer, OSError) as error:
+        _fail(str(error))
     _publish(run, objective, json_file, html)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -98,8 +101,6 @@ def _run(settings: Settings, records: Path | None) -> Run:
             return perform(settings, records or Path(folder) / "records.jsonl", console)
     except KeyboardInterrupt:  # before the first request, or for a second time
         raise typer.Exit(INTERRUPTED) from None
-    except (NoServer, OSError) as error:
-        _fail(str(error))
 
 
 def _read(path: Path) -> Run:
@@ -110,7 +111,10 @@ def _read(path: Path) -> Run:
 
 
 def _publish(run: Run, slo: Slo | None, json_file: Path | None, html: Path | None) -> None:
-    report = summary.report(run, slo)
+    try:
+        report = summary.report(run, slo)
+    except (KeyError, TypeError, ValueError) as error:
+        _fail(f"the records lack something ({error!r})")
     summary.show(report, Console(stderr=True))
     try:
         if json_file is not None:
@@ -135,7 +139,11 @@ def _search(
         seconds = search.step_seconds(rate, settings.duration_s, slo)
         step = replace(settings, segments=(Segment(start=rate, end=rate, seconds=seconds),))
         path = records and records.with_name(f"{records.stem}-{rate:.4g}{records.suffix}")
-        run = _run(step, path)
+        try:
+            run = _run(step, path)
+        except (NoServer, OSError) as error:  # what was found at other rates is kept
+            console.print(f"{rate:.4g}/s: {error}", markup=False)
+            return search.lost(rate)
         interrupted = run.interrupted
         trial = search.trial(run, rate, slo)
         verdict = "held" if trial.met else "did not hold"
@@ -146,10 +154,15 @@ def _search(
     _capacity_report(found, settings, slo).show(console)
     if found.note:
         console.print(f"note: {found.note}")
-    if json_file is not None:
-        _capacity_report(found, settings, slo).save(json_file)
+    try:
+        if json_file is not None:
+            _capacity_report(found, settings, slo).save(json_file)
+    except OSError as error:
+        _fail(str(error))
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+    if not any(trial.requests for trial in found.trials):
+        _fail("nothing was measured")
 
 
 def _capacity_report(found: search.Capacity, settings: Settings, slo: Slo) -> Report:

@@ -2,19 +2,19 @@
 
     zoetrope bench compare BEFORE.json AFTER.json [--json FILE]
 
-Quantiles are compared by a moving-block bootstrap of the latencies themselves (Kunsch, 1989). The reports
-hold them in the order in which the requests were due: neighbours in a queue share its length, and blocks keep
-them together. Counts are compared by the exact test that conditions on their sum (Przyborowski, Wilenski,
-1940). The confidence is divided among all comparisons (Bonferroni): of 20 pairs of equal servers, about one
-may be said to differ in something.
+Quantiles, and the shares of requests that were served in time, refused, failed or abandoned, are compared by
+a moving-block bootstrap of what the reports hold of each request, in the order in which they were due:
+neighbours in a queue share its length, and blocks keep them together. A share must also differ by the exact
+test that conditions on the sum (Przyborowski, Wilenski, 1940), with as many events as independent ones would
+say as much: of the few bursts of a rare event the bootstrap knows too little. The rates of the load itself
+are compared by that test alone. The confidence is divided among all comparisons (Bonferroni).
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zoetrope_bench.load.folds import MOMENTS
+from zoetrope_bench.load.folds import GOOD, MOMENTS, NOT_SERVED
 from zoetrope_bench.load.mix import ALL
+from zoetrope_bench.load.resampling import Statistic, at, independent, mean, resampled, rounds
 from zoetrope_bench.load.slo import name
 from zoetrope_bench.load.statistics import (
     CONFIDENCE,
@@ -34,13 +35,11 @@ from zoetrope_bench.load.statistics import (
     binomial,
     correlation_time,
     needed,
-    rank,
 )
 from zoetrope_bench.load.summary import BENCHMARK, TITLES
 
 NOT_COMPARED, WORSE_FOUND = 1, 3
 BETTER, WORSE, OTHER, SAME = "better", "worse", "different", "no difference shown"
-_ROUNDS = 2000
 _SAME_LOAD = ("loop", "arrivals", "segments", "users", "think_s", "classes", "warmup_s", "max_in_flight")
 _MACHINE = ("processor", "gpu", "cores")
 
@@ -105,8 +104,12 @@ def compare(
             "unlike": differing,
             "changes": [asdict(change) for change in found],
         }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(body, indent=2) + "\n")
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(body, indent=2) + "\n")
+        except OSError as error:
+            typer.echo(f"zoetrope bench compare: {error}", err=True)
+            raise typer.Exit(NOT_COMPARED) from None
     if any(change.verdict == WORSE for change in found):
         raise typer.Exit(WORSE_FOUND)
 
@@ -149,13 +152,14 @@ def changes(
 ) -> list[Change]:
     """All comparisons of two reports, each at its share of the confidence."""
     first, second = before["details"], after["details"]
-    quantiles = list(_quantiles(first["classes"], second["classes"]))
-    counts = list(_counts(first, second))
-    share = 1 - (1 - confidence) / max(1, len(quantiles) + len(counts))
+    quantiles, shares = list(_quantiles(first["classes"], second["classes"])), list(_shares(first, second))
+    rates = list(_rates(first, second))
+    share = 1 - (1 - confidence) / max(1, len(quantiles) + len(shares) + len(rates))
     draw = np.random.default_rng(seed)
     return [
-        *(difference(title, level, old, new, share, draw) for title, level, old, new in quantiles),
-        *(counted(title, old, new, share, better=better) for title, old, new, better in counts),
+        *(difference(title, at(level), old, new, share, draw) for title, level, old, new in quantiles),
+        *(counted(title, old, new, share, better=better) for title, old, new, better in rates),
+        *(shared(title, old, new, share, draw, better=better) for title, old, new, better in shares),
     ]
 
 
@@ -176,23 +180,30 @@ def _samples(classes: Mapping[str, Any], label: str, moment: str) -> Floats:
     return np.array(classes.get(label, {}).get("samples", {}).get(moment, ()), float)
 
 
-def _counts(
+def _rates(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[tuple[str, tuple[int, float], tuple[int, float], str]]:
-    """What is counted: with the seconds, or the requests, that it is a rate of; and which way is better."""
+    """What is counted, with its seconds, and which way is better."""
     seconds = [side["offered"]["seconds"] for side in (before, after)]
-    asked = [side["offered"]["count"] for side in (before, after)]
     if min(seconds) > 0:
         yield "offered rate", *_pairs(before, after, "offered", seconds), OTHER
         yield "achieved rate", *_pairs(before, after, "achieved", seconds), "more"
-        if "slo" in before and before["slo"]["objective"] == after.get("slo", {}).get("objective"):
-            good = [side["slo"]["goodput"]["count"] for side in (before, after)]
-            yield "goodput", (good[0], seconds[0]), (good[1], seconds[1]), "more"
-    if min(asked) > 0:
-        for outcome in ("refused", "failed", "abandoned"):
-            counts = [side["outcomes"][outcome] for side in (before, after)]
-            if any(counts):
-                yield f"share that was {outcome}", (counts[0], asked[0]), (counts[1], asked[1]), "less"
+
+
+def _shares(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Floats, Floats, str]]:
+    """What is 1 for some requests and 0 for others, in the order in which they were due."""
+    sides = [
+        {name: np.array(list(text), float) for name, text in side["series"].items()}
+        for side in (before, after)
+    ]
+    objectives = [side.get("slo", {}).get("objective") for side in (before, after)]
+    wanted = {name: (f"share that was {name}", "less") for name in NOT_SERVED}
+    if objectives[0] is not None and objectives[0] == objectives[1]:
+        wanted = {GOOD: (f"share that was served within {objectives[0]}", "more"), **wanted}
+    for key, (title, better) in wanted.items():
+        old, new = (side[key] for side in sides)
+        if len(old) and len(new) and (key == GOOD or old.any() or new.any()):
+            yield title, old, new, better
 
 
 def _pairs(
@@ -202,41 +213,39 @@ def _pairs(
 
 
 def difference(
-    title: str, level: float, before: Floats, after: Floats, confidence: float, draw: np.random.Generator
+    title: str,
+    figure: Statistic,
+    before: Floats,
+    after: Floats,
+    confidence: float,
+    draw: np.random.Generator,
+    *,
+    better: str = "less",
+    unit: str = "s",
 ) -> Change:
-    """Compares a quantile by the interval of its difference."""
-    values = [float(np.sort(side)[rank(len(side), level) - 1]) for side in (before, after)]
-    drawn = resampled(after, level, draw) - resampled(before, level, draw)
+    """Compares a figure of two series by the interval of its difference."""
+    values = [float(figure(side[np.newaxis])[0]) for side in (before, after)]
     tail = (1 - confidence) / 2
+    count = rounds(tail)
+    drawn = resampled(after, figure, count, draw) - resampled(before, figure, count, draw)
     low, high = (float(value) for value in np.quantile(drawn, (tail, 1 - tail)))
-    verdict = SAME if low <= 0 <= high else BETTER if high < 0 else WORSE
+    verdict = SAME if low <= 0 <= high else BETTER if (low > 0) == (better == "more") else WORSE
     return Change(
-        name=title, before=values[0], after=values[1], unit="s", low=low, high=high, verdict=verdict
+        name=title, before=values[0], after=values[1], unit=unit, low=low, high=high, verdict=verdict
     )
 
 
-def resampled(values: Floats, level: float, draw: np.random.Generator) -> Floats:
-    """The quantile of many samples put together from blocks of the series; see `block_length`."""
-    count, length = len(values), block_length(values)
-    blocks = math.ceil(count / length)
-    wanted, found = rank(count, level) - 1, np.empty(_ROUNDS)
-    steps = np.arange(length)
-    for number in range(_ROUNDS):
-        starts = draw.integers(0, count, blocks)  # circular, so that the ends weigh as much as the middle
-        drawn = values[((starts[:, None] + steps) % count).reshape(-1)[:count]]
-        found[number] = np.partition(drawn, wanted)[wanted]
-    return found
-
-
-def independent(values: Floats) -> float:
-    """How many independent values say as much as the series."""
-    return len(values) / correlation_time(values) if len(values) else 0.0
-
-
-def block_length(values: Floats) -> int:
-    """Values a block: the root of their number, or several times as many as depend on each other."""
-    count = len(values)
-    return min(max(1, count // 5), max(round(math.sqrt(count)), math.ceil(3 * correlation_time(values))))
+def shared(
+    title: str, before: Floats, after: Floats, confidence: float, draw: np.random.Generator, *, better: str
+) -> Change:
+    """Compares the shares of ones in two series of 0 and 1, whose ones may come in bursts."""
+    found = difference(title, mean, before, after, confidence, draw, better=better, unit="")
+    burst = max(correlation_time(before), correlation_time(after))
+    # Of the two outcomes the rarer one is counted: the test is one of rare events.
+    events = [side if before.mean() + after.mean() <= 1 else 1 - side for side in (before, after)]
+    old, new = ((round(side.sum() / burst), len(side) / burst) for side in events)
+    exact = counted(title, old, new, confidence, better=OTHER)
+    return replace(found, verdict=SAME) if exact.verdict == SAME else found
 
 
 def counted(
@@ -246,7 +255,7 @@ def counted(
 
     Args:
         title: what is counted.
-        before: how many, and the seconds or requests in which they were counted.
+        before: how many, and the seconds, or the requests, in which they were counted.
         after: likewise.
         confidence: of the test.
         better: `more`, `less`, or neither.
@@ -258,9 +267,8 @@ def counted(
     if tail < (1 - confidence) / 2:
         improved = (rates[1] > rates[0]) == (better == "more")
         verdict = OTHER if better == OTHER else BETTER if improved else WORSE
-    unit = "" if title.startswith("share") else "/s"
     return Change(
-        name=title, before=rates[0], after=rates[1], unit=unit, low=None, high=None, verdict=verdict
+        name=title, before=rates[0], after=rates[1], unit="/s", low=None, high=None, verdict=verdict
     )
 
 

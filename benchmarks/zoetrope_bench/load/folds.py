@@ -21,6 +21,8 @@ from zoetrope_bench.load.statistics import LEVELS, Quantile, poisson_interval, q
 FRAMES = ("first_preview", "first_frames", "first_fragment")
 MOMENTS = ("latency", "first_event", "first_step", "first_frame")
 """What quantiles are given of: seconds from the intended time."""
+GOOD = "good"
+NOT_SERVED = tuple(kind for kind in OUTCOMES if kind != SERVED)
 
 
 def fold(run: Run, slo: Slo | None = None) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def fold(run: Run, slo: Slo | None = None) -> dict[str, Any]:
         "offered": rate(len(measured), end - start),
         "achieved": rate(sum(finished_within(record, start, end) for record in run.records), end - start),
         "outcomes": {kind: sum(record.outcome == kind for record in measured) for kind in OUTCOMES},
+        "series": series(measured, slo),
         "ends": ends(measured),
         "classes": {label: describe(group) for label, group in by_class(measured).items()},
         "stages": stages(measured),
@@ -92,6 +95,17 @@ def describe(records: Sequence[Record]) -> dict[str, Any]:
         **{moment: quantiles(values) for moment, values in samples.items()},
         "samples": {moment: [round(value, 6) for value in values] for moment, values in samples.items()},
     }
+
+
+def series(records: Sequence[Record], slo: Slo | None) -> dict[str, str]:
+    """A 0 or a 1 for each request, in the order in which they were due, by what it says of it.
+
+    They are refused, failed, abandoned, and with an objective `good`, served within its limit.
+    """
+    found = {kind: [record.outcome == kind for record in records] for kind in NOT_SERVED}
+    if slo is not None:
+        found[GOOD] = [record.outcome == SERVED and slo.met(record.latency) for record in records]
+    return {kind: "".join(str(int(value)) for value in values) for kind, values in found.items()}
 
 
 def seconds(records: Iterable[Record], moment: str) -> list[float]:

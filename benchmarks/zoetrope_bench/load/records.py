@@ -186,7 +186,7 @@ def read(path: Path) -> Run:
         raise BadRecords(f"{path}: the first line is not a run of version {VERSION}")
     try:
         return _run(found)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadRecords(f"{path}: an incomplete line ({error})") from error
 
 

@@ -33,45 +33,52 @@ def perform(settings: Settings, path: Path, console: Console | None = None) -> R
 
     Args:
         settings: the run.
-        path: where the records go, in place of an older file.
+        path: where the records go, in place of an older file once the server has answered.
         console: where to show how it goes, if that is a terminal.
 
     Raises:
         NoServer: nothing answers at the address.
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        asyncio.run(_perform(settings, Log(file), console))
+    asyncio.run(_perform(settings, path, console))
     return read(path)
 
 
-async def _perform(settings: Settings, log: Log, console: Console | None) -> None:
+async def _perform(settings: Settings, path: Path, console: Console | None) -> None:
     async with GrpcTarget(settings.url, timeout_s=settings.timeout_s, headers=settings.headers) as target:
         if not await target.ready(CONNECT_S):
             raise NoServer(f"no server answers at {settings.url}")
-        log.run(settings.to_dict(), machine(), datetime.now(UTC).isoformat(timespec="seconds"))
-        tally = Tally()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:  # not earlier: an older file is worth more than none
+            await _measure(settings, target, Log(file), console)
 
-        def sink(record: Record) -> None:
-            log.request(record)
-            tally.add(record)
 
-        def note(sample: Sample) -> None:
-            log.sample(sample)
-            tally.sample = sample
+async def _measure(settings: Settings, target: GrpcTarget, log: Log, console: Console | None) -> None:
+    log.run(settings.to_dict(), machine(), datetime.now(UTC).isoformat(timespec="seconds"))
+    tally = Tally()
 
-        with _no_pauses():
-            attack = Attack(target, sink)
-            async with _beside(settings, attack, tally, note, console):
-                await _attack(attack, settings)
-        log.end(attack.clock(), attack.interrupted)
+    def sink(record: Record) -> None:
+        log.request(record)
+        tally.add(record)
+
+    def note(sample: Sample) -> None:
+        log.sample(sample)
+        tally.sample = sample
+
+    with _no_pauses():
+        attack = Attack(target, sink)
+        async with _beside(settings, attack, tally, note, console):
+            await _attack(attack, settings)
+    log.end(attack.clock(), attack.interrupted)
 
 
 async def _attack(attack: Attack, settings: Settings) -> None:
     if settings.users is None:
         await attack.open_loop(
-            settings.shots(), max_in_flight=settings.max_in_flight, drain_s=settings.drain_s
+            settings.shots(),
+            seconds=settings.warmup_s + settings.duration_s,
+            max_in_flight=settings.max_in_flight,
+            drain_s=settings.drain_s,
         )
         return
     await attack.closed_loop(
