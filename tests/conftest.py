@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from budgets import pytest_runtest_call, pytest_runtest_makereport, report_costs
-from lanes import pytest_collection_modifyitems
+from lanes import Turnstile, pytest_collection_modifyitems
 from skips import Skips
 
 __all__ = ["pytest_collection_modifyitems", "pytest_runtest_call", "pytest_runtest_makereport"]
@@ -20,6 +20,8 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
+    if worker := getattr(config, "workerinput", None):
+        config.pluginmanager.register(Turnstile(worker["testrunuid"]), "turnstile")
     config.pluginmanager.register(Skips(strict=bool(os.environ.get("CI"))), "skips")
 
 

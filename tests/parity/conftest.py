@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 
+import artifacts
 import pytest
 import torch
 from parity import lab
@@ -11,7 +12,6 @@ from zoetrope_export import exporting
 from zoetrope_export.checkpoint import open_checkpoint
 from zoetrope_export.engines import to_openvino
 from zoetrope_export.onnx_graphs import FILE_NAME
-from zoetrope_export.random_checkpoint import write_random_checkpoint
 from zoetrope_export.repository import stage_directory
 from zoetrope_server.engines import open_engine
 
@@ -33,8 +33,7 @@ class Bench:
 
     def __init__(self, case, directory):
         self.case, self._directory = case, directory
-        write_random_checkpoint(case.architecture, directory / "checkpoint", seed=1)
-        self.checkpoint = open_checkpoint(directory / "checkpoint")
+        self.checkpoint = open_checkpoint(artifacts.checkpoint(case.architecture, seed=1))
         self.manifest = manifest_of(self.checkpoint, case)
         self.diffusers_frames = cache(partial(lab.diffusers_frames, self.checkpoint, self.manifest, case))
         self.engines = cache(self._engines)
