@@ -1,4 +1,4 @@
-"""How tests are spread over the workers of pytest-xdist, and how those that measure time get the machine alone."""
+"""How tests are spread over workers, and how those that measure time get the machine alone."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ SERIAL = "serial"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Groups tests for `--dist loadgroup`: by the server that they share, else by file; `serial` comes last."""
+    """Groups tests by the server that they share, else by file; `serial` comes last."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=lambda item: item.get_closest_marker(SERIAL) is not None)
