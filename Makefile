@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
 TOOLS := .venv-tools
+WORKERS ?= 3
 
 .PHONY: help demo check lint types test test-full full-size performance policy tools clean
 
@@ -24,20 +25,21 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.serve  ## A photo in, a video out, through the real server: out/demo.mp4
 	$(BIN)/python demo/run.py
 
-check: lint types test  ## What CI runs
+check: lint types test-client test  ## What CI runs
 
 lint: $(VENV)/.dev  ## ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## mypy, strict, for both versions of Python
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.12
 
 test: $(VENV)/.dev  ## All tests but the long ones
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
 
 test-full: $(VENV)/.dev  ## All tests, the long ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # An environment of its own: its dependencies are pinned, and not to ours. It asks nobody and downloads no rules.
 out/policy/bin/checkov:

@@ -36,6 +36,7 @@ def pytest_runtest_call(item):
         return (yield)
     finally:
         item.stash[_COST] = _cpu() - before
+        item.user_properties.append(("cpu_s", round(item.stash[_COST], 2)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,7 +45,6 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if call.when == "call":
         cost, allowed = item.stash.get(_COST, 0.0), budget(item.nodeid)
-        report.user_properties.append(("cpu_s", round(cost, 2)))
         full = item.get_closest_marker("full") is not None
         if report.passed and cost > LIMIT * allowed and not full:
             report.outcome = "failed"

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import hypothesis
 import pytest
 from budgets import pytest_runtest_call, pytest_runtest_makereport, report_costs
 from lanes import Turnstile, pytest_collection_modifyitems
@@ -17,11 +18,14 @@ def pytest_configure(config):
     A shell starts background jobs with SIGINT ignored, and their children inherit that: tests of Ctrl-C would
     wait forever. A proxy would get the requests to servers on the loopback.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker; small networks gain nothing from more
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
     if worker := getattr(config, "workerinput", None):
         config.pluginmanager.register(Turnstile(worker["testrunuid"]), "turnstile")
+    hypothesis.settings.register_profile("suite", deadline=None)  # tests/budgets.py counts CPU time instead
+    hypothesis.settings.load_profile("suite")
     config.pluginmanager.register(Skips(strict=bool(os.environ.get("CI"))), "skips")
 
 

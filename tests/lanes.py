@@ -7,24 +7,42 @@ from pathlib import Path
 
 import pytest
 
-SHARED = ("server", "timed_server", "single_server", "roomy_server", "sized_server", "bench")
+SHARED = ("server", "timed_server", "single_server", "roomy_server", "sized_server")
 """Fixtures that are expensive and live for the whole run: the tests that use one of them share a worker."""
+FIRST = ("parity", "e2e", "unit", "contract", "glue")
+"""The order of the directories: long groups first, short ones fill the gaps at the end."""
 SERIAL = "serial"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Groups tests by the server that they share, else by file; `serial` comes last."""
+def pytest_collection_modifyitems(config, items):
+    """Groups tests by the server that they share, else by file; `serial` comes last.
+
+    With ZOETROPE_TEST_SHARE=N every Nth test runs.
+    """
+    share = int(os.environ.get("ZOETROPE_TEST_SHARE", "1"))
+    chosen = items[::share]
+    config.hook.pytest_deselected(items=[item for number, item in enumerate(items) if number % share])
+    items[:] = sorted(chosen, key=_rank)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: item.get_closest_marker(SERIAL) is not None)
+
+
+def _rank(item):
+    return item.get_closest_marker(SERIAL) is not None, FIRST.index(item.nodeid.split("/")[1])
 
 
 def _group(item):
     if item.get_closest_marker(SERIAL):
         return SERIAL
+    if case := getattr(item.module, "CASE", None) or _parameters(item).get("case"):
+        return f"case {case}"
     shared = next((name for name in SHARED if name in item.fixturenames), None)
     return shared or item.nodeid.partition("::")[0]
+
+
+def _parameters(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 class Turnstile:
