@@ -250,7 +250,7 @@ def hanging_after_an_error(servicer, image, request, context):
 def ending_after_an_error(servicer, image, request, context):
     """Takes a moment to end the stream after its `error` event."""
     yield Response(event=Failed(code="stage_failed", status="INTERNAL", message="boom"))
-    time.sleep(0.2)
+    time.sleep(0.1)
 
 
 REQUEST = GenerateRequest(seed=7)
