@@ -213,7 +213,8 @@ def picturing(preview):
             yield response
             if isinstance(response, Response) and isinstance(response.event, Progress):
                 yield Response(preview=preview)
-                time.sleep(0.3)
+            elif isinstance(response, Response) and response.frames is not None:
+                time.sleep(0.5)
 
     return script
 

@@ -1,8 +1,13 @@
 """The mock transport: what a client sees of it is what it sees of a real server."""
 
 import asyncio
+import json
+import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import grpc_server as scripts
@@ -30,6 +35,7 @@ from zoetrope_core.contract import Response
 from zoetrope_core.errors import Cancelled, DeadlineExceeded, Overloaded, StageFailed, ZoetropeError
 from zoetrope_core.events import Failed
 
+ROOT = Path(__file__).parents[2]
 IMAGE = b"\x89PNG not decoded here"
 BROKEN = scripts.aborting(grpc.StatusCode.UNAVAILABLE, "broken", [scripts.accepted(scripts.REQUEST)])
 
@@ -244,3 +250,13 @@ def test_what_the_mock_does_not_answer_is_unimplemented():
     with pytest.raises(StatusError) as raised:
         stub.ModelMetadata(service_pb2.ModelMetadataRequest())
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED and raised.value.details() == "ModelMetadata"
+
+
+def test_the_example_of_the_docs_runs():
+    page = (ROOT / "docs" / "clients.md").read_text()
+    (snippet,) = re.findall(r"^```python\n([^`]*MockTransport[^`]*)^```", page, re.MULTILINE)
+    command = [sys.executable, "-W", "error", "-c", snippet]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    pauses = json.loads(ran.stdout)
+    assert len(pauses) == 2 and all(30 <= pause <= 37.5 for pause in pauses)
