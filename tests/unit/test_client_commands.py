@@ -106,9 +106,9 @@ def completing(*words):
 
 
 def test_a_shell_asks_the_program_what_it_completes():
-    command = [sys.executable, "-m", "zoetrope_client"]
     environment = {**os.environ, **completing("generate", "--mot")}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    command = Path(sys.executable).parent / "zoetrope"
+    ran = subprocess.run([command], env=environment, capture_output=True, text=True, timeout=60)
     assert (ran.stdout.split(), ran.stderr) == (["--motion-bucket-id"], "")
 
 
