@@ -21,6 +21,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from certificates import Authority
 from engine_keys import KEY
 from fakes import png
 from footprint import Footprint
@@ -203,17 +204,13 @@ def served_requests(running):
 
 
 def test_tls_from_files(noop_repository, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, so there is no certificate")
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    made = ("-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
-    names = ("-addext", "subjectAltName=DNS:localhost", "-out", str(certificate), "-keyout", str(key))
-    subprocess.run(["openssl", "req", *made, *names], check=True, capture_output=True, timeout=60)
-    files = {"ZOETROPE_GRPC_CERT": str(certificate), "ZOETROPE_GRPC_KEY": str(key)}
+    authority = Authority(tmp_path, "authority")
+    own = authority.sign("localhost")
+    files = {"ZOETROPE_GRPC_CERT": str(own.certificate), "ZOETROPE_GRPC_KEY": str(own.key)}
     assert set(files) <= set(settings("tls"))
     with serving(noop_repository, tmp_path / "log", environment={**os.environ, **files}) as running:
         assert status(running, "readinessProbe") == 200
-        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        trusted = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
         with Client(running.url.replace("127.0.0.1", "localhost"), credentials=trusted) as client:
             assert client.generate(png(64, 96), seed=1, num_inference_steps=1).seed == 1
         with Client(running.url) as plain:
