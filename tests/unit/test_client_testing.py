@@ -167,7 +167,7 @@ def test_a_deadline_passes_by_the_clock_of_the_transport(more):
 
     transport = MockTransport(handler)
     with Client(transport=transport) as client, pytest.raises(DeadlineExceeded, match="^mock: "):
-        client.generate(IMAGE, deadline_s=5)
+        next(client.stream(IMAGE, deadline_s=5))
 
 
 def endless(call):
