@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
 TOOLS := .venv-tools
+CLIENT := .venv-client
 WORKERS ?= 3
 
-.PHONY: help demo check lint types test test-full full-size performance policy tools clean
+.PHONY: help demo check lint types test test-client test-full full-size performance policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,15 @@ types: $(VENV)/.dev  ## mypy, strict, for both versions of Python
 
 test: $(VENV)/.dev  ## All tests but the long ones
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
+
+# The client as people install it: without the server's libraries, and with numpy 2.
+$(CLIENT)/.done: pyproject.toml
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/python -m pip install --quiet -e . pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis 'numpy>=2'
+	touch $@
+
+test-client: $(CLIENT)/.done  ## Tests of core and client in an environment that has nothing else
+	$(CLIENT)/bin/python -m pytest -q tests/unit/test_core_*.py tests/unit/test_client_*.py tests/contract/test_wire.py
 
 test-full: $(VENV)/.dev  ## All tests, the long ones too
 	$(BIN)/python -m pytest -n $(WORKERS)

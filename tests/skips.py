@@ -6,7 +6,8 @@ import pytest
 
 ALLOWED = (
     r"needs an NVIDIA GPU",
-    r"kubectl .* is not installed",  # Debian's is too old for the manifests
+    r"kubectl is (not installed|too old)",  # Debian's is too old for the manifests
+    r"the server extra",  # in the environment of the client alone
 )
 """Reasons, as regular expressions, for which CI may skip a test."""
 
