@@ -66,9 +66,9 @@ def refusal_seconds(log):
     return [line["seconds"] for line in lines if line["outcome"] == "overloaded"]
 
 
-def test_32_requests_at_once(repository, tmp_path):
+def test_32_requests_at_once(timed_repository, tmp_path):
     flags = ("--max-active", "4", "--max-waiting", "8")
-    with serving(repository, tmp_path / "log", *flags) as server:
+    with serving(timed_repository, tmp_path / "log", *flags) as server:
         finish([Request(server.url, num_inference_steps=1) for _ in range(4)])
         orchestrator = next(
             child
@@ -119,8 +119,8 @@ def test_a_short_request_gets_its_share_beside_long_ones(noop_manifest, tmp_path
         assert all(request.done for request in long)
 
 
-def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(repository, tmp_path):
-    with serving(repository, tmp_path / "log") as server:
+def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(timed_repository, tmp_path):
+    with serving(timed_repository, tmp_path / "log") as server:
         children = psutil.Process(server.process.pid).children(recursive=True)
         running = [Request(server.url, num_inference_steps=60, seed=seed) for seed in range(3)]
         assert all(request.denoising.wait(30) for request in running)
@@ -138,8 +138,8 @@ def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(repository, tmp_p
 
 
 @pytest.mark.parametrize("victim", ["unet", "image_to_video", "tritonserver"])
-def test_a_killed_process_ends_requests_and_the_server(repository, tmp_path, victim):
-    with serving(repository, tmp_path / "log") as server:
+def test_a_killed_process_ends_requests_and_the_server(timed_repository, tmp_path, victim):
+    with serving(timed_repository, tmp_path / "log") as server:
         triton = psutil.Process(server.ports["triton_pid"])
         models = {Path(child.cmdline()[1]).parts[-3]: child for child in triton.children()}
         prefix = Footprint(server).prefix

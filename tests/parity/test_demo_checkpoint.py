@@ -48,7 +48,8 @@ def test_it_keeps_the_picture_and_moves_it_as_asked():
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "least_db"), [("onnxruntime", "fp32", 45), ("openvino", "bf16", 35)]
+    ("engine", "precision", "least_db"),
+    [pytest.param("onnxruntime", "fp32", 45, marks=pytest.mark.full), ("openvino", "bf16", 35)],
 )
 def test_its_engines_give_diffusers_video_of_a_photograph(tmp_path, engine, precision, least_db):
     """All stages against PyTorch and the whole against diffusers, on real frames rather than noise."""
