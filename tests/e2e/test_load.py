@@ -76,7 +76,7 @@ def test_32_requests_at_once(timed_repository, tmp_path):
             if "/image_to_video/" in " ".join(child.cmdline())
         )
         before = orchestrator.memory_info().rss, orchestrator.num_threads()
-        requests = [Request(server.url, num_inference_steps=25) for _ in range(32)]
+        requests = [Request(server.url, num_inference_steps=12) for _ in range(32)]
         finish(requests)
         refused = [request for request in requests if isinstance(request.error, Overloaded)]
         assert [sum(request.done for request in requests), len(refused)] == [12, 20]
@@ -93,13 +93,13 @@ def test_a_short_request_gets_its_share_beside_long_ones(noop_manifest, tmp_path
     """Steps of one execution each go in turns, so a short request waits for one step of each other a step.
 
     With n running it needs n times the time of its own steps, and each long one makes as many steps
-    meanwhile. Were it behind them, it would wait for 3 x 190 steps or more.
+    meanwhile. Were it behind them, it would wait for 3 x 110 steps or more.
     """
     one_at_a_time = replace(noop_manifest, max_batch_size=1)
     repository = write_timed_repository(tmp_path / "repository", one_at_a_time, step_seconds=0.02)
     with serving(repository, tmp_path / "log", "--max-active", "4") as server:
         finish([Request(server.url, num_inference_steps=1)])
-        long = [Request(server.url, num_inference_steps=200, seed=seed) for seed in range(3)]
+        long = [Request(server.url, num_inference_steps=120, seed=seed) for seed in range(3)]
         assert all(request.denoising.wait(30) for request in long)
         before = [request.steps for request in long]
         short = Request(server.url, num_inference_steps=20)
