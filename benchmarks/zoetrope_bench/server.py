@@ -27,7 +27,7 @@ class Server:
 
     Attributes:
         process: the `zoetrope serve` process.
-        ports: what it printed: `grpc`, `http` (or None), `metrics` and `health` as HOST:PORT, `pid`, `triton_pid`.
+        ports: what it printed: `grpc`, `http` (or None), `metrics`, `health`: HOST:PORT; `pid`, `triton_pid`.
         log: the file that holds its standard error.
     """
 

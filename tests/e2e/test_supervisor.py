@@ -22,7 +22,7 @@ import tritonclient.grpc as grpc
 pytestmark = pytest.mark.e2e
 
 ZOETROPE = Path(sys.executable).parent / "zoetrope"
-PORTS = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "health")]
+PORTS = [f"--{name}-port=0" for name in ("grpc", "metrics", "health")]
 
 ECHO_CONFIG = """
 backend: "python"
@@ -272,10 +272,10 @@ def test_serves_until_sigterm(start):
     assert server.probe("/livez") == (200, {"status": "ready"})
     assert server.probe("/readyz") == (200, {"status": "ready"})
     assert infer(server, [1.0, 2.0]) == [1.0, 2.0]
-    for name in ("http", "metrics"):
-        host, port = server.endpoints[name].split(":")
-        assert host == "127.0.0.1"
-        socket.create_connection((host, int(port)), timeout=5).close()
+    assert server.endpoints["http"] is None
+    host, port = server.endpoints["metrics"].split(":")
+    assert host == "127.0.0.1"
+    socket.create_connection((host, int(port)), timeout=5).close()
     assert list(Path("/dev/shm").glob(server.prefix + "*"))
     server.process.send_signal(signal.SIGTERM)
     assert server.end() == 0
@@ -314,7 +314,7 @@ def test_a_second_signal_ends_at_once(start, stream):
 
 @pytest.mark.parametrize("victim", ["echo", "work"])
 def test_a_dead_stage_process_ends_the_server(start, stream, victim):
-    server = start().wait_ready()
+    server = start("--no-restart").wait_ready()
     running = stream(server, 60.0)
     pid = server.stub(victim)
     began = time.monotonic()
@@ -330,7 +330,7 @@ def test_a_dead_stage_process_ends_the_server(start, stream, victim):
 
 
 def test_a_dead_tritonserver_ends_the_server(start, stream):
-    server = start().wait_ready()
+    server = start("--no-restart").wait_ready()
     running = stream(server, 60.0)
     os.kill(server.endpoints["triton_pid"], signal.SIGKILL)
     assert running.next(2)[1] is not None
@@ -340,7 +340,7 @@ def test_a_dead_tritonserver_ends_the_server(start, stream):
 
 @pytest.mark.parametrize("victim", ["echo", "tritonserver"])
 def test_restart_comes_back_on_the_same_ports(start, stream, victim):
-    server = start("--restart").wait_ready()
+    server = start().wait_ready()
     running = stream(server, 60.0)
     triton = server.endpoints["triton_pid"]
     os.kill(triton if victim == "tritonserver" else server.stub(victim), signal.SIGKILL)
@@ -355,7 +355,7 @@ def test_restart_comes_back_on_the_same_ports(start, stream, victim):
 
 
 def test_a_crash_loop_ends(start):
-    server = start("--restart").wait_ready()
+    server = start().wait_ready()
     for _ in range(6):
         (triton,) = tritons(server)
         triton.kill()
@@ -367,7 +367,7 @@ def test_a_crash_loop_ends(start):
 
 def test_a_broken_model_ends_the_start_with_its_reason(start, repository):
     model(repository, "broken", BROKEN)
-    server = start("--restart")
+    server = start()
     assert server.end() == 1
     last = server.stderr().strip().splitlines()[-1]
     assert last.startswith("zoetrope serve: tritonserver ended with code 1 before it was ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from zoetrope_server.launcher.errors import LaunchError
@@ -9,6 +10,7 @@ from zoetrope_server.launcher.installation import TritonInstallation, Version
 from zoetrope_server.launcher.ports import is_loopback
 from zoetrope_server.launcher.python import tag
 
+_logger = logging.getLogger(__name__)
 OLDEST_EXPOSED: Version = (2, 70)
 """The oldest Triton for other addresses than loopback.
 
@@ -44,9 +46,12 @@ def check_exposure(installation: TritonInstallation, hosts: Iterable[str], *, ac
         LaunchError: the Triton is too old for one of the addresses.
     """
     exposed = [host for host in hosts if not is_loopback(host)]
-    if not exposed or accepted or not vulnerable(installation):
+    if not exposed or not vulnerable(installation):
         return
     version = tag(installation.version)
+    if accepted:
+        _logger.warning("Triton %s listens on %s: a single request can end it", version, exposed[0])
+        return
     if installation.embedded:
         found = f"the embedded Triton {version} may listen on loopback only, not on {exposed[0]}"
         why = EMBEDDED_RISK

@@ -51,7 +51,7 @@ class GrpcHealth:
 class TlsHealth:
     """Under TLS, whose clients a probe cannot be: Triton shakes hands, and the orchestrator answers.
 
-    Mutual TLS asks for a certificate that the supervisor does not have, and the server's own names a host that
+    Mutual TLS asks for a certificate that the supervisor does not have, and the server's own names hosts that
     the supervisor does not know. Triton opens its ports once all models are ready.
     """
 
