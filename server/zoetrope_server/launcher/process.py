@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
+from zoetrope_server.launcher import private
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.scratch import ScratchDirs
 from zoetrope_server.launcher.triton_log import LineFilter, cut_lines
@@ -53,15 +54,16 @@ class TritonProcess:
         self._scratch = ScratchDirs()
         self._gone = False
         self._lines: deque[str] = deque(maxlen=_LOG_LINES)
+        if not os.access(command[0], os.X_OK):
+            raise LaunchError(f"cannot execute {command[0]}")
         try:
             self._process = subprocess.Popen(
-                list(command),
+                [sys.executable, "-I", "-S", private.__file__, *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                umask=0o077,  # its pages in /dev/shm hold what users send
             )
         except OSError as error:
             raise LaunchError(f"cannot execute {command[0]}: {error}") from error

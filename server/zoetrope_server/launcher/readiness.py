@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
@@ -70,15 +71,19 @@ class TlsHealth:
 
 
 def shakes_hands(host: str, port: int) -> bool:
-    """Whether a server answers to the beginning of TLS; a refusal is an answer."""
+    """Whether a server answers to the beginning of TLS.
+
+    It goes no further: to be refused for want of a certificate would be an error in the server's log.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
+    hello = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
     try:
         with socket.create_connection((connectable(host), port), timeout=TIMEOUT_S) as connection:
-            context.wrap_socket(connection).close()
-    except ssl.SSLError:
-        return True
+            connection.sendall(hello.read())
+            return connection.recv(1) != b""
     except OSError:
         return False
-    return True

@@ -10,7 +10,7 @@ from typing import IO
 LONGEST = 16 << 10
 """Bytes of a line that are passed on; those of our own log are far shorter."""
 _SUMMARY_S = 10.0
-_STAMP = re.compile(rb"^[IWEFV]\d{4} \S+ \d+ ")
+_STAMP = re.compile(rb"^[IWEFV]\d{4} \S+ +\d+ ")
 
 
 def cut_lines(output: IO[bytes]) -> Iterator[bytes]:
