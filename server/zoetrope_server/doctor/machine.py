@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from zoetrope_server.cache import cache_dir
 from zoetrope_server.doctor.findings import Finding, Level, refused
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.exposure import EMBEDDED_RISK, FLAG, check_exposure, vulnerable
 from zoetrope_server.launcher.installation import (
     OLDEST,
     TritonInstallation,
-    cache_dir,
     check_interpreter,
     check_numpy,
     check_stub,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 import sys
-from collections.abc import Sequence
 
 _FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
 """By machine: AUDIT_ARCH of linux/audit.h, and the number of the system call."""
@@ -20,19 +20,6 @@ _NO_NEW_PRIVS, _SECCOMP, _FILTER = 38, 22, 2
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF: a word of seccomp_data, compare with a constant, return one
 _NUMBER, _ARCHITECTURE, _SECOND_ARGUMENT = 0, 4, 24  # offsets in seccomp_data
 _ALLOW, _DO_NOTHING = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with the error 0
-
-
-class _Instruction(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_uint16),
-        ("jt", ctypes.c_uint8),
-        ("jf", ctypes.c_uint8),
-        ("k", ctypes.c_uint32),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
 def keep_pages_private() -> bool:
@@ -50,15 +37,16 @@ def keep_pages_private() -> bool:
         (_RETURN, 0, 0, _DO_NOTHING),
         (_RETURN, 0, 0, _ALLOW),
     )
-    instructions = (_Instruction * len(code))(*code)
-    program = _Program(len(code), instructions)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return (
-        prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and prctl(_SECCOMP, _FILTER, ctypes.byref(program), 0, 0) == 0
-    )
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+    program = struct.pack("HP", len(code), ctypes.addressof(instructions))  # struct sock_fprog
+    prctl = ctypes.CDLL(None).prctl
+    if prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return False
+    done: int = prctl(_SECCOMP, _FILTER, program, 0, 0)
+    return done == 0
 
 
-def main(command: Sequence[str]) -> None:
+def main(command: list[str]) -> None:
     """Becomes the program."""
     os.umask(0o077)
     if not keep_pages_private():
