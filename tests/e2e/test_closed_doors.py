@@ -29,6 +29,8 @@ from tritonclient.grpc import (
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
+from zoetrope_client import Client
+from zoetrope_client.errors import NotServed
 from zoetrope_server.launcher import exposure
 from zoetrope_server.launcher.flags import SECRET_HEADER
 from zoetrope_server.launcher.settings import ServeSettings
@@ -205,6 +207,9 @@ def test_statistics_are_closed_elsewhere_unless_they_are_opened(models, monkeypa
         assert {ask(http, *each)[0] for each in HTTP_CLOSED} == {403}
         assert {call(address, *each)[0] for each in GRPC_CLOSED.items()} == {"UNAVAILABLE"}
         assert {call(address, *each)[0] for each in GRPC_OPEN.items()} == {"OK"}
+        if not opened:
+            with Client(address) as client, pytest.raises(NotServed, match="--open-statistics"):
+                client.metadata()
 
 
 def test_the_pages_are_private_and_clients_cannot_register_them(served):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import struct
+import subprocess
 import sys
 
 _FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
@@ -46,9 +48,17 @@ def keep_pages_private() -> bool:
     return done == 0
 
 
+def make_cuda_devices() -> None:
+    """Has the devices made that CUDA makes at its first use: its setuid helper cannot after the filter."""
+    helper = shutil.which("nvidia-modprobe")
+    if helper and os.path.exists("/dev/nvidiactl") and not os.path.exists("/dev/nvidia-uvm"):
+        subprocess.run([helper, "-c=0", "-u"], check=False)
+
+
 def main(command: list[str]) -> None:
     """Becomes the program."""
     os.umask(0o077)
+    make_cuda_devices()
     if not keep_pages_private():
         sys.stderr.write("other users of this machine can read the shared memory: no seccomp here\n")
     os.execv(command[0], command)
