@@ -9,11 +9,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import psutil
-import tritonclient.grpc as grpc
+from grpc import RpcError, insecure_channel
+from tritonclient import grpc
+from tritonclient.grpc import service_pb2_grpc
 from waiting import wait_until
 
 from zoetrope_server.launcher.control import ControlClient
@@ -212,6 +216,28 @@ def model(repository, name, code, config=ECHO_CONFIG):
     (repository / name / "1").mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(config)
     (repository / name / "1" / "model.py").write_text(code)
+
+
+def ask(address, method, path, headers=None, body=b"{}"):
+    """The HTTP status and the text of the answer."""
+    request = urllib.request.Request(f"http://{address}{path}", method=method, headers=headers or {})
+    request.data = body if method == "POST" else None
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def call(address, method, message, metadata=()):
+    """The gRPC status, as text, and what was said."""
+    with insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            getattr(stub, method)(message, timeout=10, metadata=metadata)
+            return "OK", ""
+        except RpcError as error:
+            return error.code().name, error.details()
 
 
 def write_models(repository):

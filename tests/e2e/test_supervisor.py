@@ -69,6 +69,7 @@ def test_a_signal_drains_first(start, stream):
     assert server.probe("/readyz")[1] == {"status": "draining", "reason": "the server is shutting down"}
     assert server.probe("/livez")[0] == 200
     assert running.next(10) == ([2.0], None)
+    running.close()  # an idle stream keeps Triton from unloading
     assert server.end() == 0
 
 
@@ -78,6 +79,7 @@ def test_the_grace_period_ends(start, stream):
     server.process.send_signal(signal.SIGTERM)
     _, error = running.next(10)
     assert "shut down before" in error.message()
+    running.close()
     assert server.end() == 4
 
 
