@@ -110,7 +110,9 @@ def test_a_drain_under_load(timed_repository, tmp_path):
 
 
 def test_a_dead_stage_process_fails_both_probes(noop_repository, tmp_path):
-    with serving(noop_repository, tmp_path / "log", environment=demo_environment()) as running:
+    # As in a container, whose Triton is not the embedded one.
+    options = {"environment": demo_environment()}
+    with serving(noop_repository, tmp_path / "log", "--no-restart", **options) as running:
         stages = {
             Path(child.cmdline()[1]).parts[-3]: child
             for child in psutil.Process(running.ports["triton_pid"]).children()
