@@ -74,7 +74,7 @@ LABEL org.opencontainers.image.title="zoetrope" \
       org.opencontainers.image.base.name="nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-py3"
 USER 1000:1000
 WORKDIR /tmp
-EXPOSE 8000 8001 8002 8003
+EXPOSE 8001 8002 8003
 # As long as `--start-timeout-s` the models may load; after that three failures make the container unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
     CMD ["python3", "-I", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8003/readyz', timeout=4)"]

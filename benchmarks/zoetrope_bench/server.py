@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 STOP_SECONDS = 60.0
+HTTP = ("--triton-http", "--http-port", "0")
+"""Flags for a server that answers over HTTP too."""
 
 
 class ServerFailed(RuntimeError):
@@ -25,7 +27,7 @@ class Server:
 
     Attributes:
         process: the `zoetrope serve` process.
-        ports: what it printed: `grpc`, `http`, `metrics` and `health` as HOST:PORT, `pid`, `triton_pid`.
+        ports: what it printed: `grpc`, `http` (or None), `metrics`, `health`: HOST:PORT; `pid`, `triton_pid`.
         log: the file that holds its standard error.
     """
 
@@ -60,7 +62,7 @@ def serving(
     Raises:
         ServerFailed: the server ended before it was ready.
     """
-    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0")
+    ports = ("--grpc-port", "0", "--metrics-port", "0", "--health-port", "0")
     command = [str(Path(sys.executable).parent / "zoetrope"), "serve", str(repository), *ports, *flags]
     with (
         log.open("w") as stderr,

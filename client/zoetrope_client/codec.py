@@ -41,6 +41,8 @@ _RECONNECT_MS = {
 """A channel that found no server fails calls without a look until its own pause is over, which grows to two
 minutes by default: a retry within it would be none."""
 
+_RESTRICTED = "This protocol is restricted"
+"""What Triton says to a call that needs its secret."""
 END_SECONDS = 1.0
 """How long a stream may take to end after its last event."""
 
@@ -185,6 +187,10 @@ def from_status(status: str, text: str, *, url: str, started: bool) -> ZoetropeE
         url: the server's address, for the message.
         started: whether a response had come before.
     """
+    if _RESTRICTED in text:
+        return NotServed(
+            f"{url}: the server keeps this to itself (zoetrope serve --open-statistics opens it)"
+        )
     if status in ("UNAVAILABLE", "UNKNOWN") and _json(text) is None:
         if started:
             return ConnectionLost(f"{url}: the connection broke off ({text})")

@@ -2,6 +2,7 @@
 # One video over plain HTTP, with progress as server-sent events: stream.sh PICTURE VIDEO [REQUEST]
 # The events go to standard error. Triton does not notice an HTTP client that goes away, so Ctrl-C does not cancel
 # the request on the server; over gRPC it does.
+# The server must have HTTP: zoetrope serve REPOSITORY --triton-http
 set -euo pipefail
 picture=$1 video=$2 request=${3:-"{}"}
 server=${ZOETROPE_HTTP_URL:-http://127.0.0.1:8000}

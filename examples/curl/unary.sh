@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One video over plain HTTP: unary.sh PICTURE VIDEO [REQUEST], such as unary.sh photo.jpg video.mp4 '{"seed": 7}'
+# The server must have HTTP: zoetrope serve REPOSITORY --triton-http
 set -euo pipefail
 picture=$1 video=$2 request=${3:-"{}"}
 server=${ZOETROPE_HTTP_URL:-http://127.0.0.1:8000}

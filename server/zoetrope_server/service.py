@@ -27,8 +27,10 @@ from zoetrope_server.metrics import Metrics, NoMetrics, record_end, record_queue
 from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
 from zoetrope_server.stages import Stages
 from zoetrope_server.ticket import Channel, Ticket
+from zoetrope_server.ticks import LoopTicks
 
 _logger = logging.getLogger(__name__)
+_LONGEST_NAME = 128
 REFRESH_SECONDS = 2.0
 """How often the metrics learn how far a request is."""
 
@@ -59,6 +61,7 @@ class Service:
     _pipeline: ImageToVideo = field(init=False)
     _loop: asyncio.AbstractEventLoop | None = None
     _costs: Costs = field(default_factory=Costs)
+    _ticks: LoopTicks = field(default_factory=LoopTicks)
 
     def __post_init__(self) -> None:
         """Starts the media threads."""
@@ -109,6 +112,7 @@ class Service:
             "active": self.admission.active,
             "waiting": self.admission.waiting,
             "draining": self.admission.draining,
+            "loop_lag_s": round(self._ticks.lag_s, 3),
         }
 
     def drain(self) -> None:
@@ -183,8 +187,8 @@ class Service:
 
     def _name(self, asked: str) -> str:
         """The name of a request: the client's, made unique where another running request has it."""
-        unique = secrets.token_hex(8)
-        return unique if not asked else f"{asked}-{unique}" if asked in self._tickets else asked
+        unique, name = secrets.token_hex(8), printable(asked)
+        return unique if not name else f"{name}-{unique}" if name in self._tickets else name
 
     def _adopt_loop(self) -> None:
         """Sizes the loop's default executor: each running request waits for one stage call in it."""
@@ -194,10 +198,16 @@ class Service:
             # A cancelled request frees its place while its last call still holds a thread.
             calls = ThreadPoolExecutor(2 * self.admission.max_active, thread_name_prefix="stage-call")
             loop.set_default_executor(calls)
+            self._ticks.start(loop)
 
     def _on_loop(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(function)
+
+
+def printable(name: str) -> str:
+    """A client's name of a request as it is kept and logged: its first 128 printable characters."""
+    return "".join(filter(str.isprintable, name[:_LONGEST_NAME]))
 
 
 def _outcome(ticket: Ticket) -> ZoetropeError | None:

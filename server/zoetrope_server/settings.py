@@ -22,7 +22,7 @@ class OrchestratorSettings(BaseSettings):
         control_socket: Unix socket on which the supervisor and the unary model speak to the orchestrator.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", env_ignore_empty=True, extra="ignore")
 
     max_active: int = Field(default=4, ge=1, le=1024)
     max_waiting: int = Field(default=16, ge=0, le=100_000)

@@ -23,7 +23,7 @@ _FIRST_PAGE = 1 << 20
 _HEADROOM = 1.25
 """The pages are cut up by tensors of many sizes, so not all of what is free can be used."""
 _COLOURS = 3
-EXIT_S = 10
+EXIT_S = 15
 """What a supervisor takes at most after the last video: errors go out, Triton unloads, processes end."""
 
 

@@ -80,8 +80,18 @@ def test_labels(target):
 
 
 def test_ports_are_those_of_the_server():
-    ports = {DEFAULTS[f"{name}_port"] for name in ("grpc", "http", "metrics", "health")}
+    ports = {DEFAULTS[f"{name}_port"] for name in ("grpc", "metrics", "health")}
     assert set(map(int, STAGES["serve"].last("EXPOSE").split())) == ports
+
+
+def test_published_ports_are_for_this_machine():
+    """A port that docker publishes without an address is open to the network, past most firewalls."""
+    pages = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    published = [port for page in pages for port in re.findall(r"(?<!\S)(?:-p|--publish)[ =](\S*:\d+)", page)]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+    known = {DEFAULTS[f"{name}_port"] for name in ("grpc", "metrics", "health")}
+    assert {int(port.rpartition(":")[2]) for port in published} <= known
 
 
 @pytest.mark.parametrize("target", TARGETS)

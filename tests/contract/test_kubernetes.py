@@ -186,6 +186,10 @@ def test_every_reference_has_what_it_names():
         assert wanted <= names | outside, overlay
         labels = [
             each["spec"]["template"]["metadata"]["labels"] for each in found if each["kind"] in WORKLOADS
+        ] + [  # which KServe gives to the pods that it makes
+            {"serving.kserve.io/inferenceservice": each["metadata"]["name"]}
+            for each in found
+            if each["kind"] == "InferenceService"
         ]
         for selector in selectors(found):
             assert any(selector.items() <= each.items() for each in labels), (overlay, selector)

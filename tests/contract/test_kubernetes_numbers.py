@@ -49,7 +49,7 @@ def test_variables_are_settings_of_the_server(overlay, tmp_path):
 @pytest.mark.parametrize("overlay", SERVERS)
 def test_ports_are_those_of_the_server(overlay):
     fields = ServeSettings.model_fields
-    ports = {name: fields[f"{name}_port"].default for name in ("grpc", "http", "metrics", "health")}
+    ports = {name: fields[f"{name}_port"].default for name in ("grpc", "metrics", "health")}
     assert {each["name"]: each["containerPort"] for each in server(overlay)["ports"]} == ports
     for service in (each for each in documents(overlay) if each["kind"] == "Service"):
         for port in service["spec"]["ports"]:
@@ -178,6 +178,37 @@ def test_the_route_names_methods_of_the_protocol():
     assert {"ModelInfer", "ModelStreamInfer"} | called <= {each["method"] for each in methods}
 
 
+@pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
+def test_policies_name_who_may_come(overlay):
+    """No rule lets any namespace in, and clients come to gRPC alone."""
+    policies = [each["spec"] for each in documents(overlay) if each["kind"] == "NetworkPolicy"]
+    assert any(spec["policyTypes"] == ["Ingress", "Egress"] and not spec["egress"] for spec in policies)
+    assert all(spec["podSelector"]["matchLabels"] for spec in policies)
+    for rule in (rule for spec in policies for rule in spec["ingress"]):
+        assert all(each["namespaceSelector"]["matchLabels"] for each in rule["from"])
+        assert len(rule["ports"]) == 1
+        assert rule["ports"][0]["port"] in ("grpc", "metrics", 8001, 8002)
+
+
+def test_the_policy_of_kserve_is_for_its_pods():
+    """KServe gives each pod of a service this label."""
+    service = one("kserve", "InferenceService")["metadata"]["name"]
+    selector = one("kserve", "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    assert selector == {"serving.kserve.io/inferenceservice": service}
+
+
+@pytest.mark.parametrize("overlay", [*SERVERS, "kserve"])
+def test_nothing_is_served_over_http(overlay):
+    given = named(settings(overlay))
+    assert not {"triton_http", "http_port", "http_host", "expose_vulnerable_triton"} & set(given)
+    assert 8000 not in [each["containerPort"] for each in probed(overlay)["ports"]]
+
+
+def test_what_the_route_lets_through_is_open():
+    assert ServeSettings.merged(**named(settings("gateway"))).open_statistics
+    assert not ServeSettings.merged(**named(settings("gpu"))).open_statistics
+
+
 def test_tls_reaches_both_ends():
     spec = pod(one("tls", "Deployment"))
     given = named(settings("tls"))
@@ -187,7 +218,7 @@ def test_tls_reaches_both_ends():
     assert {Path(given[name]).name for name in ("grpc_cert", "grpc_key")} == {"tls.crt", "tls.key"}
     for name in ("zoetrope", "zoetrope-headless"):
         ports = one("tls", "Service", name)["spec"]["ports"]
-        assert [each["name"] for each in ports] == ["grpc"], "HTTP has no TLS"
+        assert [each["name"] for each in ports] == ["grpc"]
 
 
 def test_the_demo_image(tmp_path):

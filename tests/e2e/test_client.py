@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import aclosing, closing
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from zoetrope_client import (
     Fragment,
     Frames,
     Heartbeat,
-    Metadata,
     Preview,
     Progress,
     Retry,
@@ -127,10 +125,6 @@ def test_metadata_says_what_the_server_can_do(roomy_server, noop_manifest):
     )  # fmt: skip
     assert (told.limits.max_active, told.limits.max_waiting) == (8, 64)
     assert told.samplers == field_rules()["sampler"].choices and set(told.formats) == set(FORMATS)
-    url = f"http://{roomy_server.ports['http']}/v2/models/image_to_video/config"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        text = json.load(answer)["parameters"]["zoetrope"]["string_value"]
-    assert Metadata.from_json(text) == told
 
 
 def test_what_the_metadata_offers_is_served(server, client):
@@ -176,7 +170,7 @@ def free_port():
 def start(repository, port, log):
     """A server at a port that is known before; the caller ends it."""
     command = [str(Path(sys.executable).parent / "zoetrope"), "serve", str(repository)]
-    ports = ["--grpc-port", str(port), "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
+    ports = ["--grpc-port", str(port), "--metrics-port", "0", "--health-port", "0"]
     with log.open("w") as stderr:
         process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=stderr, text=True)
     return process

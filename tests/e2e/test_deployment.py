@@ -110,7 +110,9 @@ def test_a_drain_under_load(timed_repository, tmp_path):
 
 
 def test_a_dead_stage_process_fails_both_probes(noop_repository, tmp_path):
-    with serving(noop_repository, tmp_path / "log", environment=demo_environment()) as running:
+    # As in a container, whose Triton is not the embedded one.
+    options = {"environment": demo_environment()}
+    with serving(noop_repository, tmp_path / "log", "--no-restart", **options) as running:
         stages = {
             Path(child.cmdline()[1]).parts[-3]: child
             for child in psutil.Process(running.ports["triton_pid"]).children()
@@ -131,7 +133,7 @@ def test_the_check_before_the_server(noop_repository, repository, tmp_path):
     def checked(folder):
         program, *words = check["command"]
         command = [str(BIN / program), *words, str(folder)]
-        ports = {f"ZOETROPE_{name}_PORT": "0" for name in ("GRPC", "HTTP", "METRICS", "HEALTH")}
+        ports = {f"ZOETROPE_{name}_PORT": "0" for name in ("GRPC", "METRICS", "HEALTH")}
         environment = {**demo_environment(), **ports}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -258,7 +260,7 @@ def test_a_read_only_root(repository, tmp_path):
     )
     if probe.returncode:
         pytest.skip("no mount namespace of our own here (needs root)")
-    ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "health")]
+    ports = [f"--{name}-port=0" for name in ("grpc", "metrics", "health")]
     environment = {**demo_environment(), "HOME": "/tmp", "TMPDIR": "/tmp"}
     environment.pop("XDG_RUNTIME_DIR", None)
     with (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.e2e
-FREE_PORTS = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "health")]
+FREE_PORTS = [f"--{name}-port=0" for name in ("grpc", "metrics", "health")]
 
 
 def doctor(*arguments):

@@ -11,10 +11,19 @@ import pytest
 from rawtriton import PHOTO, counts, raw_inputs, settled
 from tritonclient import grpc as triton
 
+from zoetrope_bench.server import HTTP, serving
+from zoetrope_client import Metadata
 from zoetrope_core import events
 from zoetrope_core.events import Done
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def server(repository, tmp_path_factory):
+    """A server that answers over HTTP too."""
+    with serving(repository, tmp_path_factory.mktemp("http-server") / "log", *HTTP) as running:
+        yield running
 
 
 def post(server, path, body):
@@ -60,6 +69,13 @@ def test_generate_takes_and_gives_base64(server, client):
     video = base64.b64decode(answer["video"], validate=True)
     assert video == client.generate(PHOTO, seed=4, num_inference_steps=2).data
     assert json.loads(answer["event"])["type"] == "done"
+
+
+def test_metadata_is_in_the_configuration_over_http(server, client):
+    url = f"http://{server.ports['http']}/v2/models/image_to_video/config"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text = json.load(answer)["parameters"]["zoetrope"]["string_value"]
+    assert Metadata.from_json(text) == client.metadata()
 
 
 def test_infer_over_http_works(server):

@@ -1,7 +1,9 @@
 """What `zoetrope doctor` says of a machine: each check meets the real condition where one can be made."""
 
+import resource
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from zoetrope_server.engines.gpu import Gpu
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.installation import TritonInstallation, wheel_root, wheel_version
 from zoetrope_server.launcher.python import PythonFacts
+from zoetrope_server.launcher.settings import ServeSettings
 
 MIB = 1 << 20
 H200 = Gpu(name="NVIDIA H200", target="sm90", driver="570.1", memory=143 << 30, free=140 << 30)
@@ -102,6 +105,56 @@ def test_one_port_for_two():
 
 def test_an_address_of_another_machine():
     assert levels(machine.ports("192.0.2.1", {"grpc": 0})) == {"grpc port": "error"}
+
+
+def installed(version, *, embedded):
+    return TritonInstallation(
+        binary=Path("/bin/tritonserver"),
+        backend_source=None,
+        library_dirs=(),
+        version=version,
+        embedded=embedded,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "version", "embedded", "level", "said"),
+    [
+        ({}, (2, 51), True, "ok", "for loopback only: a single request"),
+        ({}, (2, 74), False, "ok", "127.0.0.1"),
+        ({"host": "0.0.0.0"}, (2, 74), False, "ok", "0.0.0.0"),
+        ({"host": "0.0.0.0"}, (2, 69), False, "error", "may listen on loopback only, not on 0.0.0.0"),
+        ({"host": "0.0.0.0"}, (2, 51), True, "error", "may listen on loopback only, not on 0.0.0.0"),
+        ({"host": "::", "expose_vulnerable_triton": True}, (2, 51), True, "warning", "a single request"),
+        ({"triton_http": True, "http_host": "0.0.0.0"}, (2, 51), True, "error", "not on 0.0.0.0"),
+    ],
+)
+def test_who_may_reach_which_triton(flags, version, embedded, level, said):
+    wanted = dict.fromkeys(("grpc_port", "metrics_port", "health_port"), 0)
+    settings = ServeSettings.merged(**wanted, **flags)
+    found = machine.addresses(settings, installed(version, embedded=embedded))
+    assert (found[0].name, found[0].level) == ("exposure", level) and said in found[0].found
+    assert bool(found[0].advice) == (level != "ok")
+
+
+def test_addresses_are_looked_at_as_serving_does():
+    found = machine.addresses(ServeSettings.merged(host="nowhere.invalid"), None)
+    assert levels(found) == {"addresses": "error"}
+    ports = dict.fromkeys(("grpc_port", "metrics_port", "health_port"), 0)
+    found = machine.addresses(ServeSettings.merged(host="::1", **ports), None)
+    assert levels(found) == {"grpc port": "ok", "metrics port": "ok", "health port": "ok"}
+
+
+@pytest.mark.parametrize(("hard", "level"), [(1024, "warning"), (4096, "ok")])
+def test_open_files(monkeypatch, hard, level):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, hard))
+    assert machine.open_files().level == level
+
+
+def test_what_the_next_release_does_not_know_any_more_is_a_warning():
+    found, settings = machine.settings({"http_port": 0})
+    assert (found.level, settings.serves_http) == (Level.WARNING, True)
+    assert found.advice == "add --triton-http"
 
 
 @pytest.mark.parametrize(("free", "level"), [(512 * MIB, "ok"), (512 * MIB - 1, "warning")])

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from zoetrope_server.launcher.flags import GrpcTls, TritonOptions, triton_command, triton_environment
+from zoetrope_server.launcher.flags import (
+    GrpcTls,
+    HttpEndpoint,
+    TritonOptions,
+    triton_command,
+    triton_environment,
+)
 from zoetrope_server.launcher.installation import TritonInstallation
 
 INSTALLATION = TritonInstallation(
@@ -16,8 +22,9 @@ INSTALLATION = TritonInstallation(
     embedded=True,
 )
 OPTIONS = TritonOptions(
-    repository=Path("/models"), shm_prefix="zoetrope-1-", grpc_port=1, http_port=2, metrics_port=3
+    repository=Path("/models"), shm_prefix="zoetrope-1-", secret="s3cret", grpc_port=1, metrics_port=3
 )
+CLOSED = "shared-memory,model-repository,trace,logging"
 
 
 def flags(installation=INSTALLATION, options=OPTIONS, backends=None):
@@ -36,22 +43,24 @@ def test_the_command_is_closed_by_default():
         "--exit-timeout-secs": "30",
         "--backend-config": "python,shm-region-prefix-name=zoetrope-1-",
         "--grpc-address": "127.0.0.1",
-        "--http-address": "127.0.0.1",
+        "--allow-http": "false",
         "--metrics-address": "127.0.0.1",
         "--grpc-port": "1",
-        "--http-port": "2",
+        "--grpc-restricted-protocol": f"{CLOSED}:zoetrope-admin=s3cret",
         "--metrics-port": "3",
         "--allow-sagemaker": "false",
         "--allow-vertex-ai": "false",
         "--allow-gpu-metrics": "true",
     }
     assert found.items() >= expected.items()
+    assert not [name for name in found if name.startswith("--http")]
+    assert "s3cret" not in repr(OPTIONS)
 
 
 def test_options_reach_the_command():
     options = replace(OPTIONS, host="0.0.0.0", exit_timeout_s=7, model_load_threads=2, gpu_metrics=False)
     found = flags(options=options, backends=Path("/cache/backends"))
-    assert {found[f"--{name}-address"] for name in ("grpc", "http", "metrics")} == {"0.0.0.0"}
+    assert {found[f"--{name}-address"] for name in ("grpc", "metrics")} == {"0.0.0.0"}
     assert found["--exit-timeout-secs"] == "7"
     assert found["--model-load-thread-count"] == "2"
     assert found["--allow-gpu-metrics"] == "false"
@@ -62,12 +71,60 @@ def test_no_backend_directory_leaves_the_default():
     assert "--backend-directory" not in flags()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_http_is_closed_like_grpc_where_it_is_on(host):
+    found = flags(options=replace(OPTIONS, http=HttpEndpoint(host=host, port=2)))
+    assert "--allow-http" not in found
+    assert found["--http-address"] == (f"ipv6:{host}" if ":" in host else host)
+    assert found["--http-port"] == "2"
+    assert found["--http-restricted-api"] == f"{CLOSED}:zoetrope-admin=s3cret"
+
+
 @pytest.mark.parametrize(
-    ("version", "known"), [((2, 51), False), ((2, 56), False), ((2, 57), True), ((3, 0), True)]
+    ("host", "opened", "more"),
+    [
+        ("127.0.0.1", False, ""),
+        ("::1", False, ""),
+        ("0.0.0.0", False, ",statistics,model-config"),
+        ("10.0.0.3", False, ",statistics,model-config"),
+        ("::", False, ",statistics,model-config"),
+        ("10.0.0.3", True, ""),
+    ],
 )
-def test_newer_flags_depend_on_the_version(version, known):
-    found = flags(replace(INSTALLATION, version=version))
-    assert ("--grpc-max-response-pool-size" in found) is known
+def test_statistics_are_closed_beyond_loopback(host, opened, more):
+    options = replace(OPTIONS, host=host, http=HttpEndpoint(host="127.0.0.1", port=2), open_statistics=opened)
+    found = flags(options=options)
+    assert found["--grpc-restricted-protocol"] == f"{CLOSED}{more}:zoetrope-admin=s3cret"
+    assert found["--http-restricted-api"] == f"{CLOSED}:zoetrope-admin=s3cret", "each by its own address"
+
+
+def test_ipv6_is_written_as_each_server_takes_it():
+    found = flags(options=replace(OPTIONS, host="::1"))
+    assert (found["--grpc-address"], found["--metrics-address"]) == ("[::1]", "ipv6:::1")
+
+
+@pytest.mark.parametrize(
+    ("version", "body_limit", "client_shm"),
+    [
+        ((2, 51), None, None),
+        ((2, 58), None, None),
+        ((2, 59), "67108864", None),
+        ((2, 67), "67108864", None),
+        ((2, 68), "67108864", "false"),
+        ((3, 0), "67108864", "false"),
+    ],
+)
+def test_newer_flags_depend_on_the_version(version, body_limit, client_shm):
+    options = replace(OPTIONS, http=HttpEndpoint(host="127.0.0.1", port=2))
+    found = flags(replace(INSTALLATION, version=version), options)
+    assert found.get("--http-max-input-size") == body_limit
+    assert found.get("--allow-client-shm") == client_shm
+    assert "--http-max-input-size" not in flags(replace(INSTALLATION, version=version))
+
+
+@pytest.mark.parametrize("version", [(2, 51), (2, 57), (2, 74)])
+def test_no_response_pool_can_block_the_orchestrator(version):
+    assert "--grpc-max-response-pool-size" not in flags(replace(INSTALLATION, version=version))
 
 
 def test_the_virtual_environment_comes_first():

@@ -159,13 +159,26 @@ def test_a_damaged_part_is_replaced(package, python, tmp_path, monkeypatch):
     assert assembled(target)["libtriton_python.so"] == "library"
 
 
+def test_a_backend_that_others_could_have_written_is_not_loaded(
+    package, python, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    installation = embedded_installation(package, python, "0.7.0")
+    (tmp_path / "fallback").mkdir()
+    kept = assemble_backends(installation, python, tmp_path / "fallback")
+    assert kept.is_relative_to(tmp_path / "cache") and kept.stat().st_mode & 0o777 == 0o700
+    kept.chmod(0o777)
+    used = assemble_backends(installation, python, tmp_path / "fallback")
+    assert used.is_relative_to(tmp_path / "fallback") and "others can write there" in caplog.text
+
+
 def test_without_a_cache_folder_the_fallback_is_used(package, python, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     installation = embedded_installation(package, python, "0.7.0")
     target = assemble_backends(installation, python, tmp_path / "fallback")
     assert target == tmp_path / "fallback" / "triton-2.51-py3.11"
-    assert "cannot write" in caplog.text
+    assert "cannot use" in caplog.text
 
 
 def test_a_system_triton_keeps_its_backends(tmp_path, python):

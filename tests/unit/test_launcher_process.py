@@ -2,26 +2,31 @@
 
 import io
 import os
+import resource
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from zoetrope_server.launcher.errors import LaunchError
-from zoetrope_server.launcher.flags import TritonOptions
 from zoetrope_server.launcher.ports import choose_ports
-from zoetrope_server.launcher.process import TritonProcess, adopt_orphans, failure_reason
+from zoetrope_server.launcher.process import (
+    TritonProcess,
+    adopt_orphans,
+    failure_reason,
+    raise_open_files,
+)
+from zoetrope_server.launcher.readiness import accepts
+from zoetrope_server.launcher.scratch import ScratchDirs
 
 READY = """
-import http.server, socket, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200 if self.path == "/v2/health/ready" else 404)
-        self.end_headers()
-    def log_message(self, *args): pass
-metrics = socket.create_server(("127.0.0.1", int(sys.argv[2])))
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+import socket, sys, time
+held = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+time.sleep(60)
 """
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 PARENT = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"
@@ -31,26 +36,17 @@ PARENT = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('up'
 def start(tmp_path):
     """Starts a Python script as if it were tritonserver."""
     started = []
-    ports = choose_ports("127.0.0.1", {"http": 0, "metrics": 0})
+    port = choose_ports("127.0.0.1", {"grpc": 0})["grpc"]
 
     def start(script, log=None):
-        options = TritonOptions(
-            repository=tmp_path, shm_prefix="test-", http_port=ports["http"], metrics_port=ports["metrics"]
-        )
-        command = [sys.executable, "-c", script, str(ports["http"]), str(ports["metrics"])]
-        started.append(TritonProcess(command, os.environ, options, log or io.BytesIO()))
+        command = [sys.executable, "-c", script, str(port), str(tmp_path)]
+        ready = partial(accepts, "127.0.0.1", port)
+        started.append(TritonProcess(command, os.environ, ready, log or io.BytesIO()))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-
-
-def wait_until(condition, timeout=10):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
 
 
 def test_ready_then_stopped(start):
@@ -84,10 +80,9 @@ def test_the_wait_can_be_interrupted(start):
     assert start("import time; time.sleep(60)").wait_ready(60, lambda: True) is False
 
 
-def test_a_binary_that_is_not_there(tmp_path):
-    options = TritonOptions(repository=tmp_path, shm_prefix="test-")
+def test_a_binary_that_is_not_there():
     with pytest.raises(LaunchError, match="cannot execute /nowhere/tritonserver"):
-        TritonProcess(["/nowhere/tritonserver"], {}, options)
+        TritonProcess(["/nowhere/tritonserver"], {}, lambda: False)
 
 
 def test_an_orderly_exit_is_told_from_a_kill(start):
@@ -136,6 +131,70 @@ def test_a_closed_log_does_not_block_triton(start):
     log.close()
     triton = start("print('x' * 1_000_000)", log)
     wait_until(lambda: triton.exit_code() is not None)
+
+
+def test_a_long_line_is_cut(start):
+    log = io.BytesIO()
+    triton = start("print('x' * 1_000_000); print('after')", log)
+    wait_until(lambda: triton.exit_code() is not None)
+    triton.kill()
+    long, after = log.getvalue().splitlines()
+    assert len(long) < 20_000 and long.endswith(b"bytes more)") and after == b"after"
+    assert max(map(len, triton.log_tail())) <= 1024
+
+
+PAGES = """
+import os, sys, pathlib
+for name, mode in (("plain", None), ("page", 0o644), ("program", 0o755)):
+    descriptor = os.open(os.path.join(sys.argv[2], name), os.O_CREAT | os.O_RDWR, 0o644)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+"""
+
+
+def test_what_triton_writes_is_for_its_user_alone(start, tmp_path):
+    """Its backend makes pages as the second of these."""
+    triton = start(PAGES)
+    wait_until(lambda: triton.exit_code() == 0)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"plain": 0o600, "page": 0o600, "program": 0o755}
+
+
+SCRATCH = "import tempfile, time; print(tempfile.mkdtemp(prefix='python_env_', dir='/tmp'), flush=True)\n"
+
+
+def test_the_scratch_directory_of_a_killed_triton_is_removed(start):
+    triton = start(SCRATCH + "time.sleep(60)")
+    wait_until(triton.log_tail)
+    (path,) = triton.log_tail()
+    assert Path(path).is_dir()
+    triton.kill()
+    assert not Path(path).exists()
+
+
+def test_scratch_directories_of_others_and_full_ones_stay(tmp_path):
+    (tmp_path / "python_env_before").mkdir()
+    scratch = ScratchDirs(tmp_path)
+    for name in ("python_env_full", "python_env_empty", "else"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "python_env_full" / "file").touch()
+    (tmp_path / "python_env_link").symlink_to(tmp_path / "else")
+    scratch.note()
+    (tmp_path / "python_env_later").mkdir()
+    scratch.remove()
+    left = {path.name.removeprefix("python_env_") for path in tmp_path.iterdir()}
+    assert left == {"before", "full", "later", "link", "else"}
+    ScratchDirs(tmp_path / "missing").remove()
+
+
+def test_open_files_are_raised_to_the_hard_limit():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        assert raise_open_files() == (256, before[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import pytest
 
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.settings import ServeSettings
+from zoetrope_server.settings import OrchestratorSettings
 
 
 @pytest.fixture(autouse=True)
@@ -13,17 +14,63 @@ def no_settings_in_the_environment(monkeypatch):
 def test_defaults_are_loopback_and_triton_s_ports():
     settings = ServeSettings.merged()
     assert settings.host == "127.0.0.1"
-    assert settings.ports() == {"grpc": 8001, "http": 8000, "metrics": 8002, "health": 8003}
+    assert settings.ports() == {"grpc": 8001, "metrics": 8002, "health": 8003}
+    assert settings.hosts() == dict.fromkeys(settings.ports(), "127.0.0.1")
     assert settings.orchestrator_environment() == {}
 
 
 def test_flags_come_before_the_environment_before_defaults(monkeypatch):
     monkeypatch.setenv("ZOETROPE_GRPC_PORT", "9001")
-    monkeypatch.setenv("ZOETROPE_HTTP_PORT", "9000")
+    monkeypatch.setenv("ZOETROPE_HEALTH_PORT", "9003")
     monkeypatch.setenv("ZOETROPE_RESTART", "true")
-    settings = ServeSettings.merged(grpc_port=0, http_port=None, restart=None)
-    assert (settings.grpc_port, settings.http_port, settings.metrics_port) == (0, 9000, 8002)
+    settings = ServeSettings.merged(grpc_port=0, health_port=None, restart=None)
+    assert (settings.grpc_port, settings.health_port, settings.metrics_port) == (0, 9003, 8002)
     assert settings.restart
+
+
+def test_http_is_on_when_it_is_asked_for():
+    settings = ServeSettings.merged(triton_http=True, host="10.0.0.3")
+    assert settings.ports() == {"grpc": 8001, "http": 8000, "metrics": 8002, "health": 8003}
+    assert settings.hosts()["http"] == "127.0.0.1", "its own address, whatever that of the others is"
+    assert ServeSettings.merged(triton_http=True, http_host="10.0.0.3").hosts()["http"] == "10.0.0.3"
+    assert settings.deprecations() == []
+
+
+def test_a_port_of_http_alone_still_turns_it_on_and_says_how_to_do_so(monkeypatch):
+    monkeypatch.setenv("ZOETROPE_HTTP_PORT", "9000")
+    settings = ServeSettings.merged()
+    assert settings.ports()["http"] == 9000
+    (warning,) = settings.deprecations()
+    assert "add --triton-http" in warning
+    off = ServeSettings.merged(triton_http=False)
+    assert ("http" in off.ports(), off.deprecations()) == (False, [])
+
+
+def test_http_needs_its_flag_for_its_address():
+    with pytest.raises(LaunchError, match="--http-host .*give both"):
+        ServeSettings.merged(http_host="127.0.0.1")
+
+
+def test_nothing_is_in_plain_text_beside_tls(tmp_path):
+    pem = tmp_path / "a.pem"
+    pem.touch()
+    tls = {"grpc_cert": pem, "grpc_key": pem}
+    with pytest.raises(LaunchError, match="--triton-http would serve in plain text"):
+        ServeSettings.merged(triton_http=True, **tls)
+    old = ServeSettings.merged(http_port=0, **tls)
+    assert "http" not in old.ports() and "ignored" in old.deprecations()[0]
+
+
+@pytest.mark.parametrize("name", ServeSettings.model_fields)
+def test_an_empty_variable_is_none(monkeypatch, name):
+    monkeypatch.setenv(f"ZOETROPE_{name.upper()}", "")
+    assert name not in ServeSettings.merged().model_fields_set
+
+
+@pytest.mark.parametrize("name", OrchestratorSettings.model_fields)
+def test_an_empty_variable_of_the_orchestrator_is_none(monkeypatch, name):
+    monkeypatch.setenv(f"ZOETROPE_{name.upper()}", "")
+    assert OrchestratorSettings().model_fields_set == set()
 
 
 def test_limits_go_to_the_orchestrator():

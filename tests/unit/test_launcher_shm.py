@@ -75,6 +75,41 @@ def test_the_living_are_left_alone_and_the_dead_are_swept(tmp_path, holder):
     assert names(tmp_path) == []
 
 
+def test_a_lock_that_somebody_else_made_up_removes_nothing(tmp_path, holder):
+    """Anybody may make files in /dev/shm: with wildcards in their names, as links, as pipes."""
+    claim = ShmClaim(tmp_path)
+    (tmp_path / (claim.prefix + "page")).touch()
+    foreign = [
+        "zoetrope-*-.lock",
+        "zoetrope-[0-9a-f]*-.lock",
+        "triton_python_backend_shm_region_zoetrope-*-.lock",
+    ]
+    for name in [*foreign, "zoetrope-.lock", "zoetrope-0123456789ab-.lock.lock"]:
+        (tmp_path / name).touch(0o666)
+    (tmp_path / "victim").touch()
+    (tmp_path / "zoetrope-0123456789ab-.lock").symlink_to(tmp_path / "victim")
+    os.mkfifo(tmp_path / "zoetrope-0123456789ac-.lock")
+    before = names(tmp_path)
+    assert sweep(tmp_path) == []
+    assert names(tmp_path) == before
+    claim.release()
+    assert holder.prefix + "page" in names(tmp_path)
+
+
+def test_a_lock_of_another_user_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "zoetrope-0123456789ab-.lock").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert sweep(tmp_path) == []
+    monkeypatch.undo()
+    assert sweep(tmp_path) == ["zoetrope-0123456789ab-"], "the release before named them so"
+
+
+def test_names_begin_as_those_that_triton_guards(tmp_path):
+    claim = ShmClaim(tmp_path)
+    assert claim.prefix.startswith("triton_python_backend_shm_region_zoetrope-")
+    claim.release()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(LaunchError, match="needs to write .*/missing"):
         ShmClaim(tmp_path / "missing")

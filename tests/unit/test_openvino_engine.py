@@ -1,5 +1,7 @@
 """OpenVINO's compiled shapes: which are kept, and which reach the disk."""
 
+import os
+import tempfile
 from functools import partial
 
 import numpy as np
@@ -35,6 +37,37 @@ def pixels(height, width):
 
 def compiled(caplog):
     return sum("compiling" in message for message in caplog.messages)
+
+
+@pytest.fixture
+def read_only(directory, monkeypatch):
+    """The same where the server may not write; root may everywhere."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != directory and access(path, mode))
+    return directory
+
+
+def test_beside_a_read_only_model_what_is_compiled_is_kept_in_the_users_cache(
+    read_only, monkeypatch, tmp_path_factory
+):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    OpenVinoEngine(read_only, precision="fp32").run(pixels(8, 8))
+    kept = home / "zoetrope" / "openvino"
+    assert list(kept.glob("*.blob")) and kept.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("plant", [lambda kept: kept.chmod(0o777), lambda kept: kept.parent.chmod(0o777)])
+def test_a_cache_that_others_can_write_is_not_loaded(read_only, monkeypatch, tmp_path_factory, plant):
+    home, scratch = (tmp_path_factory.mktemp(name) for name in ("home", "scratch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    kept = home / "zoetrope" / "openvino"
+    kept.mkdir(parents=True)
+    plant(kept)
+    OpenVinoEngine(read_only, precision="fp32").run(pixels(8, 8))
+    assert not list(kept.iterdir())
+    assert not list(scratch.iterdir()), "and no folder of a name that others can foresee takes its place"
 
 
 def test_shapes_that_are_not_listed_evict_no_listed_one(directory, caplog):

@@ -96,14 +96,14 @@ async def test_exactly_the_configured_number_runs_and_waits_and_the_rest_is_refu
     channels = [FakeChannel(num_inference_steps=1) for _ in range(7)]
     tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
     await until(lambda: gate.reached == 2 and sum(bool(c.finished) for c in channels) == 3)
-    assert served.status() == {"active": 2, "waiting": 2, "draining": False}
+    assert served.status() == {"active": 2, "waiting": 2, "draining": False, "loop_lag_s": 0.0}
     refused = [channel.finished[0] for channel in channels if channel.finished]
     assert all(isinstance(error, Overloaded) for error in refused)
     assert json.loads(refused[0].status_message())["retry_after_s"] >= 1
     gate.open.set()
     await asyncio.gather(*tasks)
     assert [channel.finished for channel in channels].count([None]) == 4
-    assert served.status() == {"active": 0, "waiting": 0, "draining": False}
+    assert (served.status()["active"], served.status()["waiting"]) == (0, 0)
 
 
 async def test_a_waiting_request_hears_heartbeats_and_may_leave(monkeypatch):
@@ -429,3 +429,49 @@ async def test_warnings_follow_the_acceptance_once_each():
     usual = FakeChannel(num_inference_steps=1)
     await service(manifest=replace(MANIFEST, trained_size=(32, 48), trained_frames=6)).serve(usual)
     assert not [event for event in usual.events if isinstance(event, Warned)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("x" * 1_000_000, "x" * 128),
+        ("a\nFAKE LOG LINE\x1b[31m\0", "aFAKE LOG LINE[31m"),
+        ("Bild 語-7", "Bild 語-7"),
+    ],
+)
+async def test_names_are_128_printable_characters(asked, kept, caplog):
+    channel = FakeChannel(num_inference_steps=1, id=asked)
+    with caplog.at_level(logging.INFO):
+        await service().serve(channel)
+    assert channel.events[0].id == kept and channel.events[-1].id == kept
+    assert json.loads(caplog.messages[-1])["request"] == kept
+    assert max(map(len, caplog.messages)) < 1024
+
+
+async def test_a_name_that_is_not_printable_at_all_is_drawn():
+    channel = FakeChannel(num_inference_steps=1, id="\n\x1b\0")
+    await service().serve(channel)
+    assert len(channel.events[0].id) == 16
+
+
+async def test_the_lag_of_a_loop_that_hangs_is_seen_from_outside():
+    """As a `send` that blocks makes it hang."""
+    serving = service()
+    assert serving.status()["loop_lag_s"] == 0.0, "before there is a loop"
+    await serving.serve(FakeChannel(num_inference_steps=1))
+    assert serving.status()["loop_lag_s"] == 0.0
+    seen = []
+
+    def watch():
+        end = time.monotonic() + 5
+        while time.monotonic() < end and not (seen and seen[-1] > 0.2):
+            seen.append(serving.status()["loop_lag_s"])
+        released.set()
+
+    released = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    released.wait(5)  # on the loop's own thread
+    watcher.join()
+    assert seen[-1] > 0.2
+    await until(lambda: serving.status()["loop_lag_s"] == 0.0)

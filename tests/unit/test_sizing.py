@@ -67,7 +67,7 @@ def test_times_only_where_a_call_was_measured():
     assert sizing.MOST_CALLS == 399
     assert found["longest_video_s"] == 201  # 399 x 0.5 + 1.2 = 200.7
     assert found["grace_period_s"] == 8 * 201
-    assert found["termination_grace_period_s"] == 15 + 8 * 201 + 10
+    assert found["termination_grace_period_s"] == 15 + 8 * 201 + 15
     assert numbers(call_s=0.5, calls=25)["longest_video_s"] == 13
 
 

@@ -19,11 +19,29 @@ def doctor(
         Path | None, typer.Argument(help="Model repository to check too, as `zoetrope export` writes it.")
     ] = None,
     *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address or host name to listen on (default 127.0.0.1).")
+    ] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 for any (default 8001).")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0 for any (default 8000).")] = None,
+    triton_http: Annotated[
+        bool | None,
+        typer.Option("--triton-http/--no-triton-http", help="Triton's HTTP, in plain text (default off)."),
+    ] = None,
+    http_host: Annotated[
+        str | None, typer.Option(help="Address of --triton-http (default 127.0.0.1).")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of --triton-http; 0 for any (default 8000).")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0 for any (default 8002).")] = None,
     health_port: Annotated[int | None, typer.Option(help="0 for any (default 8003).")] = None,
+    expose_vulnerable_triton: Annotated[
+        bool | None,
+        typer.Option(
+            "--expose-vulnerable-triton",
+            help="Listen beyond loopback with a Triton that a single request can end.",
+        ),
+    ] = None,
     max_active: Annotated[int | None, typer.Option(help="Requests that run at the same time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as a JSON list.")] = False,
     only_errors: Annotated[

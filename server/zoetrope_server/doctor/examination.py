@@ -33,6 +33,7 @@ def examine(flags: Mapping[str, object], path: Path | None = None) -> list[Findi
     gpu = detect_gpu()
     able = [engines.engine(name, libraries, gpu) for name in ENGINES]
     said, settings = machine.settings(flags)
+    triton = _installation(python)
     findings = [
         *machine.triton(python, os.environ),
         engines.media(libraries[engines.MEDIA]),
@@ -40,12 +41,13 @@ def examine(flags: Mapping[str, object], path: Path | None = None) -> list[Findi
         *able,
         engines.any_engine(able),
         machine.shared_memory(),
+        machine.open_files(),
         machine.runtime_folder(),
         machine.cache_folder(),
         said,
     ]
     if settings is not None:
-        findings += machine.ports(settings.host, settings.ports())
+        findings += machine.addresses(settings, triton)
     if path is not None:
         here = repository.Here(
             libraries=libraries,
@@ -53,7 +55,7 @@ def examine(flags: Mapping[str, object], path: Path | None = None) -> list[Findi
             cpu_flags=cpu_flags(),
             free_shm=shutil.disk_usage(SHM).free if SHM.is_dir() else 0,
             max_active=_max_active(settings),
-            triton=_installation(python),
+            triton=triton,
         )
         findings += repository.examine(path, here)
     return findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,12 +11,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from zoetrope_server.cache import cache_dir
 from zoetrope_server.doctor.findings import Finding, Level, refused
 from zoetrope_server.launcher.errors import LaunchError
+from zoetrope_server.launcher.exposure import EMBEDDED_RISK, FLAG, check_exposure, vulnerable
 from zoetrope_server.launcher.installation import (
     OLDEST,
     TritonInstallation,
-    cache_dir,
     check_interpreter,
     check_numpy,
     check_stub,
@@ -25,7 +27,7 @@ from zoetrope_server.launcher.installation import (
     wheel_root,
     wheel_version,
 )
-from zoetrope_server.launcher.ports import choose_ports
+from zoetrope_server.launcher.ports import choose_ports, is_loopback, joined
 from zoetrope_server.launcher.python import PythonFacts, tag
 from zoetrope_server.launcher.settings import ServeSettings
 from zoetrope_server.launcher.shm import SHM
@@ -34,6 +36,7 @@ from zoetrope_server.settings import OrchestratorSettings
 
 MIB = 1 << 20
 _LITTLE_DISK = 1 << 30
+_ENOUGH_FILES = 4096
 
 
 def triton(python: PythonFacts, environ: Mapping[str, str]) -> list[Finding]:
@@ -101,22 +104,65 @@ def settings(flags: Mapping[str, object]) -> tuple[Finding, ServeSettings | None
         )
         advice = "correct the environment"
         return Finding(name="settings", level=Level.ERROR, found=wrong, advice=advice), None
+    old = merged.deprecations()
+    if old:
+        found, _, advice = old[0].partition(": ")
+        return Finding(name="settings", level=Level.WARNING, found=found, advice=advice), merged
     given = sorted(merged.model_fields_set) or ["none given, all defaults"]
     return Finding(name="settings", level=Level.OK, found=", ".join(given)), merged
 
 
-def ports(host: str, wanted: Mapping[str, int]) -> list[Finding]:
+def addresses(settings: ServeSettings, installation: TritonInstallation | None) -> list[Finding]:
+    """Whether the addresses are ones, this Triton may listen on them, and their ports are free."""
+    try:
+        hosts = settings.hosts()
+    except LaunchError as error:
+        return [refused("addresses", error)]
+    found = [] if installation is None else [exposure(installation, hosts, settings)]
+    return [*found, *ports(hosts, settings.ports())]
+
+
+def exposure(installation: TritonInstallation, hosts: Mapping[str, str], settings: ServeSettings) -> Finding:
+    """Whether strangers would reach a Triton that one request can end."""
+    accepted = settings.expose_vulnerable_triton
+    try:
+        check_exposure(installation, hosts.values(), accepted=accepted)
+    except LaunchError as error:
+        return refused("exposure", error)
+    listening = ", ".join(dict.fromkeys(hosts.values()))
+    if not vulnerable(installation):
+        return Finding(name="exposure", level=Level.OK, found=listening)
+    if not all(map(is_loopback, hosts.values())):
+        found = f"{listening}, with a Triton that a single request can end, as {FLAG} accepts"
+        advice = "run a current Triton container"
+        return Finding(name="exposure", level=Level.WARNING, found=found, advice=advice)
+    why = f"; for loopback only: {EMBEDDED_RISK}" if installation.embedded else "; for loopback only"
+    return Finding(name="exposure", level=Level.OK, found=f"{listening}{why}")
+
+
+def open_files() -> Finding:
+    """How many files the server may open; it raises the limit to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= _ENOUGH_FILES:
+        return Finding(name="open files", level=Level.OK, found=f"at most {hard}")
+    advice = f"give at least {_ENOUGH_FILES} (ulimit -Hn, docker run --ulimit nofile=65536)"
+    found = f"at most {hard}, and each connection takes one"
+    return Finding(name="open files", level=Level.WARNING, found=found, advice=advice)
+
+
+def ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> list[Finding]:
     """Whether each wanted port can be listened on, and all of them together."""
+    hosts = dict.fromkeys(wanted, host) if isinstance(host, str) else host
     alone = [
         _attempt(
             f"{name} port",
-            partial(choose_ports, host, {name: port}),
-            f"{host}:{port} is free" if port else f"any free one of {host}",
+            partial(choose_ports, hosts, {name: port}),
+            f"{joined(hosts[name], port)} is free" if port else f"any free one of {hosts[name]}",
         )
         for name, port in wanted.items()
     ]
     if all(finding.level is Level.OK for finding in alone):
-        together = _attempt("ports", lambda: choose_ports(host, wanted), "")
+        together = _attempt("ports", lambda: choose_ports(hosts, wanted), "")
         if together.level is Level.ERROR:
             return [*alone, together]
     return alone

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import openvino
 
 from zoetrope_core.specs import Array
+from zoetrope_server.cache import cache_dir, make_private
 from zoetrope_server.engines import EngineError, IsListed
 
 FILE_NAME = "model.xml"
@@ -48,7 +49,7 @@ class OpenVinoEngine:
             raise EngineError(f"no engine at {self._path}: run `zoetrope export` again")
         self._core = openvino.Core()
         self._is_listed = is_listed or (lambda shapes: True)
-        self._cache = {"CACHE_DIR": str(_cache(directory))}
+        self._cache = _cache(directory)
         self._config = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -80,8 +81,16 @@ class OpenVinoEngine:
         return self._core.compile_model(model, "CPU", dict(config)).create_infer_request()
 
 
-def _cache(directory: Path) -> Path:
-    """Where compiled models are kept: beside the model, or in a temporary folder if that is read-only."""
+def _cache(directory: Path) -> dict[str, str]:
+    """Where compiled models are kept: beside the model, or where that is read-only in the user's cache.
+
+    OpenVINO loads what it finds there, so nothing is kept where others could have put it.
+    """
     if os.access(directory, os.W_OK):
-        return directory / "cache"
-    return Path(tempfile.gettempdir()) / f"zoetrope-openvino-{os.getuid()}"
+        return {"CACHE_DIR": str(directory / "cache")}
+    kept = cache_dir() / "openvino"
+    with contextlib.suppress(OSError):
+        if make_private(kept):
+            return {"CACHE_DIR": str(kept)}
+    _logger.warning("compiled models are not kept: others can write to %s, or nobody can", kept)
+    return {}

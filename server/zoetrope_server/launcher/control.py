@@ -15,11 +15,19 @@ _LONGEST_ANSWER = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the orchestrator is doing: requests that run, requests that wait, whether it refuses new ones."""
+    """What the orchestrator is doing.
+
+    Attributes:
+        active: requests that run.
+        waiting: requests that wait.
+        draining: whether it refuses new ones.
+        loop_lag_s: for how long its event loop has not run, in seconds.
+    """
 
     active: int
     waiting: int
     draining: bool
+    loop_lag_s: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -55,6 +63,7 @@ class ControlClient:
                 active=int(answer["active"]),
                 waiting=int(answer["waiting"]),
                 draining=bool(answer["draining"]),
+                loop_lag_s=float(answer.get("loop_lag_s", 0.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ControlError(f"the orchestrator's status is incomplete: {answer}") from error

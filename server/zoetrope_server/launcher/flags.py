@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoetrope_server.launcher.exposure import closed_categories
 from zoetrope_server.launcher.installation import TritonInstallation, Version
 
-_NEWER_FLAGS: Mapping[str, tuple[Version, str]] = {
-    # Unbounded by default: a client that stops reading its stream would make the server keep all of it.
-    "--grpc-max-response-pool-size": ((2, 57), "64"),
-}
-"""Flags that not every Triton knows: since which version, and the value given."""
+_HTTP_BODY_BYTES = 64 << 20
+_MAX_INPUT_SINCE: Version = (2, 59)
+_CLIENT_SHM_SINCE: Version = (2, 68)
+SECRET_HEADER = "zoetrope-admin"
+"""Header of HTTP that carries the secret of the closed categories; gRPC's is `triton-grpc-protocol-…`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +33,27 @@ class GrpcTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpEndpoint:
+    """Where Triton's HTTP listens: a numeric address and a real port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TritonOptions:
-    """How one tritonserver is to run; the ports are real ones here, never 0.
+    """How one tritonserver is to run; addresses are numeric and ports real ones here, never 0.
 
     Attributes:
         repository: the model repository, absolute.
         shm_prefix: what the names of the python backend's pages in /dev/shm begin with.
-        host: address that all three protocols listen on.
+        secret: what callers of the closed categories must send; users of this machine can read it off the
+            command line, so it holds against the network only.
+        host: address that gRPC and the metrics listen on.
         grpc_port: KServe v2 over gRPC.
-        http_port: KServe v2 over HTTP.
+        http: KServe v2 over HTTP; None for none.
         metrics_port: Prometheus.
+        open_statistics: whether statistics and model configurations are open beyond loopback too.
         exit_timeout_s: how long Triton waits for running requests once it is told to exit.
         model_load_threads: models that load at the same time.
         gpu_metrics: whether Triton reports GPUs; without one it logs errors that look worse than they are.
@@ -56,10 +68,12 @@ class TritonOptions:
 
     repository: Path
     shm_prefix: str
+    secret: str = field(repr=False)
     host: str = "127.0.0.1"
     grpc_port: int = 8001
-    http_port: int = 8000
+    http: HttpEndpoint | None = None
     metrics_port: int = 8002
+    open_statistics: bool = False
     exit_timeout_s: int = 30
     model_load_threads: int = 4
     gpu_metrics: bool = True
@@ -89,12 +103,17 @@ def triton_command(
         "--allow-gpu-metrics": str(options.gpu_metrics).lower(),
         "--log-verbose": options.log_verbose,
         **_listening(options),
+        **_http(installation.version, options),
+        **_closed(options),
         **_encrypting(options.grpc_tls),
         **_pools(options),
     }
     if backends is not None:
         flags["--backend-directory"] = backends
-    flags |= {name: value for name, (since, value) in _NEWER_FLAGS.items() if installation.version >= since}
+    # No --grpc-max-response-pool-size: a full pool blocks whoever sends until its client reads, and the
+    # orchestrator sends on its event loop.
+    if installation.version >= _CLIENT_SHM_SINCE:
+        flags["--allow-client-shm"] = "false"
     command = [f"{name}={value}" for name, value in flags.items()]
     return [str(installation.binary), "--disable-auto-complete-config", *command, *_tracing(options)]
 
@@ -150,18 +169,47 @@ def _connections(options: TritonOptions) -> dict[str, object]:
 
 
 def _listening(options: TritonOptions) -> dict[str, object]:
+    grpc = f"[{options.host}]" if ":" in options.host else options.host
     return _connections(options) | {
-        "--grpc-address": options.host,
+        "--grpc-address": grpc,
         "--grpc-port": options.grpc_port,
-        "--http-address": options.host,
-        "--http-port": options.http_port,
-        "--metrics-address": options.host,
+        "--metrics-address": _libevent(options.host),
         "--metrics-port": options.metrics_port,
     }
 
 
+def _http(version: Version, options: TritonOptions) -> dict[str, object]:
+    """Off unless asked for; its bodies are bounded where the release can."""
+    if options.http is None:
+        return {"--allow-http": "false"}
+    flags: dict[str, object] = {
+        "--http-address": _libevent(options.http.host),
+        "--http-port": options.http.port,
+        "--http-restricted-api": f"{_categories(options.http.host, options)}:{_key(options)}",
+    }
+    return flags | ({"--http-max-input-size": _HTTP_BODY_BYTES} if version >= _MAX_INPUT_SINCE else {})
+
+
+def _closed(options: TritonOptions) -> dict[str, object]:
+    categories = _categories(options.host, options)
+    return {"--grpc-restricted-protocol": f"{categories}:{_key(options)}"}
+
+
+def _categories(host: str, options: TritonOptions) -> str:
+    return ",".join(closed_categories(host, open_statistics=options.open_statistics))
+
+
+def _key(options: TritonOptions) -> str:
+    return f"{SECRET_HEADER}={options.secret}"
+
+
+def _libevent(host: str) -> str:
+    """An address as Triton's HTTP servers take it."""
+    return f"ipv6:{host}" if ":" in host else host
+
+
 def _encrypting(tls: GrpcTls | None) -> dict[str, object]:
-    """Triton has TLS for gRPC alone: HTTP stays plain."""
+    """Triton has TLS for gRPC alone, so HTTP is off beside it."""
     if tls is None:
         return {}
     own = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from zoetrope_server.cache import cache_dir, make_private
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.python import PythonFacts, tag
 
@@ -99,24 +100,21 @@ def assemble_backends(installation: TritonInstallation, python: PythonFacts, fal
     Args:
         installation: what `find_installation` returned.
         python: whose stub is taken.
-        fallback: an existing folder to use when the cache folder cannot be written.
+        fallback: an existing folder of the user's to use when the cache folder cannot be written, or others
+            can write to it.
     """
     source = installation.backend_source
     if source is None or not installation.embedded:
         return source
     name = f"triton-{tag(installation.version)}-py{tag(python.version)}"
     try:
-        return _assemble(source, python, cache_dir() / name)
+        if make_private(cache_dir() / name):
+            return _assemble(source, python, cache_dir() / name)
+        problem = "others can write there"
     except OSError as error:
-        _logger.warning("cannot write %s (%s); using %s for this run", cache_dir(), error, fallback)
-        return _assemble(source, python, fallback / name)
-
-
-def cache_dir() -> Path:
-    """The user's cache folder of Zoetrope: `$XDG_CACHE_HOME/zoetrope`."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(configured) if os.path.isabs(configured) else Path(os.path.expanduser("~/.cache"))
-    return base / "zoetrope"
+        problem = str(error)
+    _logger.warning("cannot use %s (%s); using %s for this run", cache_dir() / name, problem, fallback)
+    return _assemble(source, python, fallback / name)
 
 
 def _assemble(source: Path, python: PythonFacts, target: Path) -> Path:

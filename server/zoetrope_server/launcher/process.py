@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import http.client
 import logging
 import os
 import re
+import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,15 +17,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
+from zoetrope_server.launcher import private
 from zoetrope_server.launcher.errors import LaunchError
-from zoetrope_server.launcher.flags import TritonOptions
-from zoetrope_server.launcher.ports import connectable
+from zoetrope_server.launcher.scratch import ScratchDirs
+from zoetrope_server.launcher.triton_log import LineFilter, cut_lines
 from zoetrope_server.launcher.undertaker import kill_group
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.05
-_PROBE_S = 1.0
 _LOG_LINES = 200
+_LINE_LENGTH = 1024
 
 
 class TritonProcess:
@@ -36,7 +36,7 @@ class TritonProcess:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        options: TritonOptions,
+        ready: Callable[[], bool],
         log: BinaryIO | None = None,
     ) -> None:
         """Starts the process.
@@ -44,18 +44,21 @@ class TritonProcess:
         Args:
             command: see `triton_command`.
             environment: see `triton_environment`.
-            options: where its ports are.
+            ready: whether it answers that all models are ready.
             log: where its output goes; standard error without one.
 
         Raises:
             LaunchError: the binary cannot be executed.
         """
-        self._options = options
+        self.is_ready = ready
+        self._scratch = ScratchDirs()
         self._gone = False
         self._lines: deque[str] = deque(maxlen=_LOG_LINES)
+        if not os.access(command[0], os.X_OK):
+            raise LaunchError(f"cannot execute {command[0]}")
         try:
             self._process = subprocess.Popen(
-                list(command),
+                [sys.executable, "-I", "-S", private.__file__, *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -82,26 +85,14 @@ class TritonProcess:
         """The last lines of its output."""
         return list(self._lines)[-lines:]
 
-    def is_ready(self) -> bool:
-        """Whether Triton itself answers that all models are ready."""
-        address = connectable(self._options.host)
-        connection = http.client.HTTPConnection(address, self._options.http_port, timeout=_PROBE_S)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
     def wait_ready(self, timeout_s: float, interrupted: Callable[[], bool] = lambda: False) -> bool:
-        """Waits until every port answers; False when interrupted first.
+        """Waits until it is ready; False when interrupted first.
 
         Raises:
             LaunchError: the process died (with its reason and its last lines), or the time is over.
         """
         deadline = time.monotonic() + timeout_s
-        while not (self.is_ready() and self._metrics_answer()):
+        while not self.is_ready():
             if interrupted():
                 return False
             if self.exit_code() is not None:
@@ -109,6 +100,7 @@ class TritonProcess:
             if time.monotonic() > deadline:
                 raise LaunchError(f"Triton was not ready after {timeout_s:g} s", log=self.log_tail())
             time.sleep(_POLL_S)
+        self._scratch.note()
         return True
 
     def stop(self, timeout_s: float, interrupted: Callable[[], bool] = lambda: False) -> bool:
@@ -137,25 +129,23 @@ class TritonProcess:
         if not self._gone:
             _logger.warning("processes of group %d are still there after SIGKILL", self.pid)
         self._reader.join(1.0)
+        self._scratch.remove()
 
     def _forward(self, log: BinaryIO) -> None:
         """Passes the output on; a full pipe would block Triton, so a broken log does not end the reading."""
         assert self._process.stdout is not None
+        lines = LineFilter()
         with self._process.stdout as output:
-            for line in output:
-                self._lines.append(line.decode(errors="replace").rstrip())
-                with contextlib.suppress(OSError, ValueError):
-                    log.write(line)
-                    log.flush()
+            for line in cut_lines(output):
+                self._keep(log, lines.take(line))
+        self._keep(log, lines.rest())
 
-    def _metrics_answer(self) -> bool:
-        """The metrics port opens last, a moment after Triton calls itself ready."""
-        address = (connectable(self._options.host), self._options.metrics_port)
-        try:
-            socket.create_connection(address, timeout=_PROBE_S).close()
-        except OSError:
-            return False
-        return True
+    def _keep(self, log: BinaryIO, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            self._lines.append(line[:_LINE_LENGTH].decode(errors="replace").rstrip())
+            with contextlib.suppress(OSError, ValueError):
+                log.write(line)
+                log.flush()
 
     def _death(self) -> LaunchError:
         self._reader.join(1.0)
@@ -186,3 +176,14 @@ def adopt_orphans() -> None:
     set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER in linux/prctl.h
     if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
         _logger.warning("cannot adopt orphaned processes: %s", os.strerror(ctypes.get_errno()))
+
+
+def raise_open_files() -> tuple[int, int]:
+    """Raises the limit of open files to the hard one, for this process and what it starts.
+
+    Returns:
+        What it was, and what it is. Each connection takes one, and Triton's HTTP never ends a silent one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard

@@ -12,14 +12,20 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import secrets
+import stat
 from pathlib import Path
 
 from zoetrope_server.launcher.errors import LaunchError
 
 _logger = logging.getLogger(__name__)
 SHM = Path("/dev/shm")
+_GUARDED = "triton_python_backend_shm_region_"
+"""Triton lets no client register pages whose names begin so."""
 _LOCK = ".lock"
+_LOCK_NAME = re.compile(rf"({_GUARDED})?zoetrope-[0-9a-f]{{12}}-\.lock")
+"""The names of our locks, those of the release before too: anybody may make files in /dev/shm."""
 
 
 class ShmClaim:
@@ -32,7 +38,7 @@ class ShmClaim:
             LaunchError: the folder cannot be written.
         """
         sweep(folder)
-        self.prefix = f"zoetrope-{secrets.token_hex(6)}-"
+        self.prefix = f"{_GUARDED}zoetrope-{secrets.token_hex(6)}-"
         self.lock_path = folder / (self.prefix + _LOCK)
         self._folder = folder
         try:
@@ -54,9 +60,11 @@ class ShmClaim:
 
 
 def sweep(folder: Path = SHM) -> list[str]:
-    """Removes the pages of servers that died without doing it themselves; returns their prefixes."""
+    """Removes the pages of this user's servers that died without doing so; returns their prefixes."""
     swept = []
-    for path in folder.glob(f"zoetrope-*-{_LOCK}"):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _LOCK_NAME.fullmatch(path.name) is None:
+            continue
         with contextlib.suppress(OSError):
             lock = _locked(path)
             if lock is None:
@@ -72,8 +80,10 @@ def sweep(folder: Path = SHM) -> list[str]:
 
 
 def remove_pages(folder: Path, prefix: str) -> int:
-    """Removes the files with the prefix, except the lock; returns how many."""
-    pages = [path for path in folder.glob(prefix + "*") if path.name != prefix + _LOCK]
+    """Removes the files whose names begin with the prefix, except the lock; returns how many."""
+    pages = [
+        path for path in folder.iterdir() if path.name.startswith(prefix) and path.name != prefix + _LOCK
+    ]
     for path in pages:
         path.unlink(missing_ok=True)
     return len(pages)
@@ -92,11 +102,14 @@ def _create_locked(path: Path) -> int:
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the exclusive lock on the file; None while somebody else does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    """A descriptor that holds the exclusive lock on the file; None when it is not ours or still held."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
     except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        pass
+    os.close(descriptor)
+    return None

@@ -22,7 +22,8 @@ from zoetrope_server.launcher.errors import ControlError, LaunchError
 from zoetrope_server.launcher.health import Health, HealthServer, Phase
 from zoetrope_server.launcher.parity import check_parity
 from zoetrope_server.launcher.ports import address
-from zoetrope_server.launcher.process import TritonProcess, adopt_orphans
+from zoetrope_server.launcher.process import TritonProcess, adopt_orphans, raise_open_files
+from zoetrope_server.launcher.pulse import Pulse
 from zoetrope_server.launcher.settings import ServeSettings
 from zoetrope_server.launcher.watch import ProcessWatch, Watched
 from zoetrope_server.launcher.workspace import Workspace, check_repository
@@ -33,7 +34,8 @@ _LAST_PROBES_S = 0.3
 _TICK_S = 0.1
 _FAIL_TIMEOUT_S = 0.5
 _ERRORS_OUT_S = 1.0
-_EXIT_S = 5.0
+_EXIT_S = 10.0
+"""How long an idle Triton may take to unload; an orderly one needs a little more than 5 s."""
 
 
 class ExitCode(IntEnum):
@@ -48,10 +50,10 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """Where a ready server answers, each `host:port`, and its process ids."""
+    """Where a ready server answers, each `host:port`, and its process ids; `http` is None when it is off."""
 
     grpc: str
-    http: str
+    http: str | None
     metrics: str
     health: str
     pid: int
@@ -100,19 +102,30 @@ class Supervisor:
         self._announce: Callable[[Endpoints], None] | None = announce
         self._budget = RestartBudget()
         self._health = Health(phase=Phase.STARTING, reason="the models are loading")
-        self._probed: tuple[TritonProcess, ProcessWatch] | None = None
+        self._probed: tuple[TritonProcess, ProcessWatch, Pulse] | None = None
         self._stops = 0
+        self._restarts = False
 
     def request_stop(self) -> None:
         """Starts to drain; called again, ends at once. For signal handlers: it only counts."""
         self._stops += 1
 
+    def request_drain(self) -> None:
+        """Starts to drain, and no more when called again: a terminal that closes may say so twice."""
+        self._stops = max(self._stops, 1)
+
     def health(self) -> Health:
         """What the probes are told now; asks Triton and looks at every process."""
         current, probed = self._health, self._probed
-        if current.phase is not Phase.READY or probed is None:
+        if current.phase not in (Phase.READY, Phase.DRAINING) or probed is None:
             return current
-        triton, watch = probed
+        triton, watch, pulse = probed
+        silent_s = pulse.silent_s()
+        if silent_s > self._settings.stall_timeout_s:
+            reason = f"the orchestrator's event loop has not run for {silent_s:.0f} s"
+            return Health(phase=Phase.FAILED, reason=reason)
+        if current.phase is Phase.DRAINING:
+            return current
         lost = watch.first_dead()
         if lost is not None:
             return replace(current, reason=f"{lost} died")
@@ -125,8 +138,11 @@ class Supervisor:
             LaunchError: Triton could not be started the first time.
         """
         adopt_orphans()
+        _logger.debug("open files: %d, raised to %d", *raise_open_files())
         with Workspace(self._settings, self._repository) as workspace:
-            probes = HealthServer(self._settings.host, workspace.ports["health"], self.health)
+            self._restarts = workspace.restarts
+            self._warn()
+            probes = HealthServer(workspace.hosts["health"], workspace.ports["health"], self.health)
             with probes:
                 code = self._run_once(workspace)
                 while code is ExitCode.PROCESS_LOST and self._may_restart():
@@ -134,6 +150,14 @@ class Supervisor:
                 if code is ExitCode.PROCESS_LOST:
                     time.sleep(_LAST_PROBES_S)
                 return code
+
+    def _warn(self) -> None:
+        for deprecation in self._settings.deprecations():
+            _logger.warning("%s", deprecation)
+        if self._settings.serves_http:
+            _logger.warning(
+                "Triton's HTTP is on: plain text, and nothing ends a connection that stays silent"
+            )
 
     def _run_again(self, workspace: Workspace) -> ExitCode:
         try:
@@ -143,7 +167,7 @@ class Supervisor:
             return ExitCode.PROCESS_LOST
 
     def _may_restart(self) -> bool:
-        if not self._settings.restart or self._stops:
+        if not self._restarts or self._stops:
             return False
         if self._budget.take():
             _logger.warning("starting Triton again")
@@ -157,7 +181,8 @@ class Supervisor:
         with workspace.triton() as triton:
             if not triton.wait_ready(self._settings.start_timeout_s, lambda: self._stops > 0):
                 return ExitCode.OK
-            with ProcessWatch(triton.pid) as watch:
+            with ProcessWatch(triton.pid) as watch, Pulse(workspace.control) as pulse:
+                self._probed = (triton, watch, pulse)
                 self._become_ready(workspace, triton, watch)
                 try:
                     return self._supervise(workspace.control, triton, watch)
@@ -165,11 +190,10 @@ class Supervisor:
                     self._probed = None
 
     def _become_ready(self, workspace: Workspace, triton: TritonProcess, watch: ProcessWatch) -> None:
-        self._probed = (triton, watch)
         self._health = Health(phase=Phase.READY)
         _logger.info("ready; watching %s", ", ".join(map(str, watch.processes)))
         if self._announce is not None:
-            self._announce(_endpoints(self._settings.host, workspace.ports, triton.pid))
+            self._announce(_endpoints(workspace.hosts, workspace.ports, triton.pid))
             self._announce = None
 
     def _supervise(self, control: ControlClient, triton: TritonProcess, watch: ProcessWatch) -> ExitCode:
@@ -181,7 +205,7 @@ class Supervisor:
 
     def _lose(self, control: ControlClient, triton: TritonProcess, lost: Watched) -> ExitCode:
         """Ends every stream soon after a process died: with the reason if possible, else by breaking it."""
-        again = self._settings.restart and not self._stops
+        again = self._restarts and not self._stops
         reason = f"{lost} died"
         self._health = Health(phase=Phase.RESTARTING if again else Phase.FAILED, reason=reason)
         _logger.error("%s", reason)
@@ -248,12 +272,13 @@ def _fail_requests(control: ControlClient, reason: str) -> None:
         _logger.warning("the running requests could not be told: %s", error)
 
 
-def _endpoints(host: str, ports: Mapping[str, int], triton: int) -> Endpoints:
+def _endpoints(hosts: Mapping[str, str], ports: Mapping[str, int], triton: int) -> Endpoints:
+    answers = {name: address(hosts[name], port) for name, port in ports.items()}
     return Endpoints(
-        grpc=address(host, ports["grpc"]),
-        http=address(host, ports["http"]),
-        metrics=address(host, ports["metrics"]),
-        health=address(host, ports["health"]),
+        grpc=answers["grpc"],
+        http=answers.get("http"),
+        metrics=answers["metrics"],
+        health=answers["health"],
         pid=os.getpid(),
         triton_pid=triton,
     )

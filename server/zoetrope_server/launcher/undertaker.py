@@ -51,11 +51,12 @@ def main(lock: Path, group: int, folder: Path) -> None:
     """Blocks until the lock is free, then kills the group and removes what is left."""
     # Without the file another server has swept already, and the processes may still be there.
     with contextlib.suppress(FileNotFoundError):
-        fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
+        fcntl.flock(os.open(lock, os.O_RDWR | os.O_NOFOLLOW), fcntl.LOCK_EX)
     # Short: what is killed writes no more pages, and its zombies wait for an init that may take seconds.
     kill_group(group, patience_s=0.5)
-    for page in lock.parent.glob(lock.name.removesuffix(".lock") + "*"):
-        page.unlink(missing_ok=True)
+    for page in lock.parent.iterdir():
+        if page.name.startswith(lock.name.removesuffix(".lock")):
+            page.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +16,18 @@ from typing import BinaryIO, Self
 
 from zoetrope_server.launcher.control import ControlClient
 from zoetrope_server.launcher.errors import LaunchError
-from zoetrope_server.launcher.flags import TritonOptions, triton_command, triton_environment
+from zoetrope_server.launcher.exposure import check_exposure
+from zoetrope_server.launcher.flags import (
+    HttpEndpoint,
+    TritonOptions,
+    triton_command,
+    triton_environment,
+)
 from zoetrope_server.launcher.installation import assemble_backends, find_installation
 from zoetrope_server.launcher.ports import choose_ports
 from zoetrope_server.launcher.process import TritonProcess
 from zoetrope_server.launcher.python import PythonFacts
+from zoetrope_server.launcher.readiness import GrpcHealth, TlsHealth, accepts
 from zoetrope_server.launcher.settings import ServeSettings
 from zoetrope_server.launcher.shm import SHM, ShmClaim
 from zoetrope_server.launcher.undertaker import Undertaker
@@ -49,7 +57,10 @@ class Workspace:
         self._installation = find_installation(self._python)
         self._settings = settings
         self._stack = ExitStack()
-        self.ports = choose_ports(settings.host, settings.ports())
+        self.hosts = settings.hosts()
+        accepted = settings.expose_vulnerable_triton
+        check_exposure(self._installation, self.hosts.values(), accepted=accepted)
+        self.ports = choose_ports(self.hosts, settings.ports())
         with self._stack:
             self._log = self._open_log()
             self._folder = make_runtime_dir()
@@ -63,14 +74,21 @@ class Workspace:
             self.control = ControlClient(path=self._folder / _CONTROL_SOCKET)
             self._stack = self._stack.pop_all()
 
+    @property
+    def restarts(self) -> bool:
+        """Whether Triton is started again after a process died."""
+        given = self._settings.restart
+        return self._installation.embedded if given is None else given
+
     @contextmanager
     def triton(self) -> Iterator[TritonProcess]:
         """A tritonserver that is starting; killed, with all that belongs to it, when the block is left."""
         shown = show(self._repository, self._folder / _VIEW, self._settings)
+        options = replace(self.options, repository=shown, secret=secrets.token_hex(32))
         process = TritonProcess(
-            triton_command(self._installation, replace(self.options, repository=shown), self._backends),
+            triton_command(self._installation, options, self._backends),
             self._environment(),
-            self.options,
+            self._is_ready,
             self._log,
         )
         try:
@@ -93,15 +111,27 @@ class Workspace:
     ) -> None:
         self._stack.close()
 
+    def _is_ready(self) -> bool:
+        host, port = self.hosts["grpc"], self.ports["grpc"]
+        if self.options.grpc_tls is None:
+            serves = GrpcHealth(host=host, port=port)()
+        else:
+            serves = TlsHealth(host=host, port=port, control=self.control)()
+        # The metrics port opens last, a moment after Triton calls itself ready.
+        return serves and accepts(self.hosts["metrics"], self.ports["metrics"])
+
     def _options(self, repository: Path) -> TritonOptions:
         age = self._settings.grpc_connection_age_s
+        http = self.ports.get("http")
         return TritonOptions(
             repository=repository,
             shm_prefix=self._claim.prefix,
-            host=self._settings.host,
+            secret="",  # a new one at each start of Triton
+            host=self.hosts["grpc"],
             grpc_port=self.ports["grpc"],
-            http_port=self.ports["http"],
+            http=None if http is None else HttpEndpoint(host=self.hosts["http"], port=http),
             metrics_port=self.ports["metrics"],
+            open_statistics=self._settings.open_statistics,
             exit_timeout_s=max(1, round(self._settings.grace_period_s)),
             model_load_threads=self._settings.model_load_threads,
             gpu_metrics=any(map(os.path.exists, GPU_DEVICES)),
