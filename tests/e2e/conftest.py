@@ -8,7 +8,7 @@ from timed_repository import write_timed_repository
 
 from zoetrope_bench.noop_repository import write_noop_repository
 from zoetrope_bench.overhead import SVD_XT
-from zoetrope_bench.server import serving
+from zoetrope_bench.server import HTTP, serving
 from zoetrope_client import Client
 from zoetrope_export.architectures import ARCHITECTURES
 
@@ -45,8 +45,8 @@ def sized_repository(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(repository, tmp_path_factory):
-    """A server of that repository."""
-    with serving(repository, tmp_path_factory.mktemp("server") / "log") as running:
+    """A server of that repository that answers over HTTP too."""
+    with serving(repository, tmp_path_factory.mktemp("server") / "log", *HTTP) as running:
         yield running
 
 

@@ -17,7 +17,6 @@ from metrics import active, busy
 from rawtriton import PHOTO
 from waiting import wait_until, wait_until_async
 
-from zoetrope_bench.server import HTTP, serving
 from zoetrope_client import Client
 
 pytestmark = pytest.mark.e2e
@@ -128,13 +127,6 @@ def test_ctrl_c_in_node_cancels_on_the_server(node, single_server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def http_server(noop_repository, tmp_path_factory):
-    """A server that answers over HTTP too."""
-    with serving(noop_repository, tmp_path_factory.mktemp("http-server") / "log", *HTTP) as running:
-        yield running
-
-
 @pytest.fixture
 def curl(tmp_path):
     """Runs one of the curl examples."""
@@ -151,10 +143,10 @@ def curl(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["unary.sh", "stream.sh"])
-def test_curl_gets_the_video(curl, http_server, tmp_path, script):
-    ran = curl(script, http_server, tmp_path / "v.mp4", SHORT)
+def test_curl_gets_the_video(curl, server, tmp_path, script):
+    ran = curl(script, server, tmp_path / "v.mp4", SHORT)
     assert ran.returncode == 0, ran.stderr
-    with Client(http_server.url) as client:
+    with Client(server.url) as client:
         assert (tmp_path / "v.mp4").read_bytes() == client.generate(PHOTO, **json.loads(SHORT)).data
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
     if script == "stream.sh":
@@ -164,8 +156,8 @@ def test_curl_gets_the_video(curl, http_server, tmp_path, script):
 
 
 @pytest.mark.parametrize("script", ["unary.sh", "stream.sh"])
-def test_curl_says_what_is_wrong(curl, http_server, tmp_path, script):
-    ran = curl(script, http_server, tmp_path / "v.mp4", '{"fps": 0}')
+def test_curl_says_what_is_wrong(curl, server, tmp_path, script):
+    ran = curl(script, server, tmp_path / "v.mp4", '{"fps": 0}')
     assert ran.returncode == 1 and "fps: got 0" in ran.stderr
     assert list(tmp_path.iterdir()) == []
 

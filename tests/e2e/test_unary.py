@@ -11,19 +11,11 @@ import pytest
 from rawtriton import PHOTO, counts, raw_inputs, settled
 from tritonclient import grpc as triton
 
-from zoetrope_bench.server import HTTP, serving
 from zoetrope_client import Metadata
 from zoetrope_core import events
 from zoetrope_core.events import Done
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def server(repository, tmp_path_factory):
-    """A server that answers over HTTP too."""
-    with serving(repository, tmp_path_factory.mktemp("http-server") / "log", *HTTP) as running:
-        yield running
 
 
 def post(server, path, body):
