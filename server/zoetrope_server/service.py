@@ -59,6 +59,7 @@ class Service:
     _pipeline: ImageToVideo = field(init=False)
     _loop: asyncio.AbstractEventLoop | None = None
     _costs: Costs = field(default_factory=Costs)
+    _lost: str | None = None
 
     def __post_init__(self) -> None:
         """Starts the media threads."""
@@ -111,12 +112,18 @@ class Service:
             "draining": self.admission.draining,
         }
 
+    @property
+    def busy(self) -> bool:
+        """Whether a stream has not ended yet."""
+        return bool(self._tickets)
+
     def drain(self) -> None:
         """Takes no new request from now on; from any thread."""
         self.admission.draining = True
 
     def fail(self, reason: str) -> None:
-        """Ends all requests with an error; from any thread."""
+        """Ends all requests with `stage_lost`, and those that still come; from any thread."""
+        self._lost = reason
         for ticket in list(self._tickets.values()):
             self._on_loop(partial(ticket.abort, StageLost(reason)))
 
@@ -133,6 +140,8 @@ class Service:
 
     async def _run(self, ticket: Ticket, timings: dict[str, float]) -> None:
         """The request from its tensors to its last response."""
+        if self._lost is not None:
+            raise StageLost(self._lost)
         tensors = ticket.channel.read()
         image, asked = contract.unpack_request(tensors)
         request = asked.validate(self.manifest, drawn_seed=secrets.randbits(53))

@@ -93,3 +93,18 @@ def test_the_decoder_is_warmed_up_with_a_whole_chunk_first(backend, tmp_path, mo
         manifest = replace(MANIFEST, num_frames=(frames,), decode_chunk_size=chunk)
         (inputs,) = stage._warm_up_inputs(tmp_path, VAE_DECODER, manifest)
         assert inputs["latents"].shape[1] == min(frames, chunk)
+
+
+def test_a_sticky_error_ends_the_process_instead_of_being_an_answer(backend, model, monkeypatch):
+    from zoetrope_server.triton import stage
+
+    def end(reason):
+        raise SystemExit(reason)
+
+    def lost(inputs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(stage, "end_process", end)
+    monkeypatch.setattr(model.engine, "run", lost)
+    with pytest.raises(SystemExit, match="stage unet has lost its device"):
+        model.execute([request(backend, 1)])

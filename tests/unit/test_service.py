@@ -429,3 +429,18 @@ async def test_warnings_follow_the_acceptance_once_each():
     usual = FakeChannel(num_inference_steps=1)
     await service(manifest=replace(MANIFEST, trained_size=(32, 48), trained_frames=6)).serve(usual)
     assert not [event for event in usual.events if isinstance(event, Warned)]
+
+
+async def test_after_a_loss_new_requests_end_with_it_too():
+    gate = Gate()
+    served = service(FakeStages(gate=gate))
+    running, later = FakeChannel(), FakeChannel()
+    task = asyncio.create_task(served.serve(running))
+    await until(lambda: gate.reached)
+    served.fail("stage unet has not answered")
+    await asyncio.wait_for(task, 2)
+    await served.serve(later)
+    for channel in (running, later):
+        (error,) = channel.finished
+        assert isinstance(error, StageLost) and "unet" in error.message
+    assert not served.busy

@@ -57,6 +57,11 @@ class AotInductorEngine:
             spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
         }
 
+    def synchronize(self) -> None:
+        """See `device_loss.OnDevice`."""
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
+
     def compute(self, *tensors: Any) -> Sequence[Any]:
         """Computes the outputs of the stage, as tensors on `device`, from its inputs as such tensors."""
         with self._torch.inference_mode():

@@ -84,6 +84,10 @@ class TensorRtEngine:
         self._memory.wait()
         return outputs
 
+    def synchronize(self) -> None:
+        """See `device_loss.OnDevice`."""
+        self._memory.wait()
+
     def _execution(self, profile: int) -> Execution:
         """A new execution context that is set to a profile."""
         library, memory = self._library, self._memory

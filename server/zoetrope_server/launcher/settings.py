@@ -105,8 +105,12 @@ class ServeSettings(BaseSettings):
         }
 
     def orchestrator_environment(self) -> dict[str, str]:
-        """The variables that hand the admission limits to the orchestrator."""
-        limits = {"ZOETROPE_MAX_ACTIVE": self.max_active, "ZOETROPE_MAX_WAITING": self.max_waiting}
+        """The variables that hand the orchestrator's limits to it."""
+        limits = {
+            "ZOETROPE_MAX_ACTIVE": self.max_active,
+            "ZOETROPE_MAX_WAITING": self.max_waiting,
+            "ZOETROPE_START_TIMEOUT_S": self.start_timeout_s,
+        }
         return {name: str(value) for name, value in limits.items() if value is not None}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,42 +15,61 @@ import triton_python_backend_utils as pb_utils
 
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import StageFailed, ZoetropeError
+from zoetrope_core.errors import StageFailed, StageLost, ZoetropeError
 from zoetrope_core.events import Done, Failed
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server import logs
 from zoetrope_server.admission import Admission
 from zoetrope_server.control import ControlServer
+from zoetrope_server.ending import end_process
+from zoetrope_server.engines.device_loss import is_sticky
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
 from zoetrope_server.stages import ContractStages, StageCall
 from zoetrope_server.triton.metrics import TritonMetrics
+from zoetrope_server.watchdog import Watchdog
 
 _logger = logging.getLogger(__name__)
+_ERRORS_OUT_S = 2.0
+_POLL_S = 0.1
 
 
 class BlsStages(ContractStages):
     """Stages that are models of the same Triton, called through BLS; the batch dimension is 1."""
 
+    def __init__(self, watchdog: Watchdog) -> None:
+        """Takes what watches the calls."""
+        self._watchdog = watchdog
+
     def bind(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
         """See `ContractStages`; a bound tensor is one Triton tensor for all calls."""
         bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
         outputs = [spec.name for spec in stage.outputs]
+        fixed = tuple(array.shape for array in constants.values())
 
         async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
             tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
             request = pb_utils.InferenceRequest(
                 model_name=stage.name, requested_output_names=outputs, inputs=bound + tensors
             )
-            response = await request.async_exec()
+            shape = (fixed, *(array.shape for array in inputs.values()))
+            response = await self._watchdog.watch(stage.name, shape, request.async_exec())
             if response.has_error():
-                raise StageFailed(f"{stage.name}: {response.error().message()}", stage=stage.name)
+                raise self._failure(stage, response.error().message())
             return {tensor.name(): _held(response, tensor) for tensor in response.output_tensors()}
 
         return call
+
+    def _failure(self, stage: StageSpec, message: str) -> StageFailed:
+        """What an error of a stage means; one that a native host will give for good ends the server."""
+        message = f"{stage.name}: {message}"
+        if not is_sticky(message):
+            return StageFailed(message, stage=stage.name)
+        self._watchdog.report(message)
+        return StageLost(message, stage=stage.name)
 
 
 class _Memory:
@@ -143,9 +164,10 @@ class Orchestrator:
         settings = OrchestratorSettings()
         self._decoder = DecodeWorkers(workers=settings.decode_workers)
         self._metrics = TritonMetrics()
+        self._watchdog = Watchdog(self._lose, start_timeout_s=settings.start_timeout_s)
         self.service = Service(
             manifest=Manifest.load(repository),
-            stages=BlsStages(),
+            stages=BlsStages(self._watchdog),
             decoder=self._decoder,
             admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
             media_threads=settings.media_threads,
@@ -165,6 +187,20 @@ class Orchestrator:
         self._decoder.close()
         self.service.close()
         self._metrics.close()
+
+    def _lose(self, reason: str) -> None:
+        """Ends all requests with `stage_lost`, then this process, so that the server is started again."""
+        _logger.error("%s", reason)
+        self.service.fail(reason)
+        self._ending = asyncio.get_running_loop().create_task(self._end(reason))
+
+    async def _end(self, reason: str) -> None:
+        """Ends this process when the clients have been told, or have had the time to be."""
+        deadline = time.monotonic() + _ERRORS_OUT_S
+        while self.service.busy and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)
+        end_process(reason)
 
     def _serve_control(self, path: Path | None) -> ControlServer | None:
         service = self.service

@@ -15,7 +15,9 @@ import triton_python_backend_utils as pb_utils
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import ALL_STAGES, Array, StageSpec
 from zoetrope_server import batching, logs
+from zoetrope_server.ending import end_process
 from zoetrope_server.engines import Engine, open_engine
+from zoetrope_server.engines.device_loss import device_is_lost
 from zoetrope_server.metrics import STAGE_METRICS
 from zoetrope_server.triton.metrics import TritonMetrics
 
@@ -79,6 +81,8 @@ class TritonPythonModel:
             parts = batching.split(outputs, [len(next(iter(each.values()))) for each in inputs])
         except Exception as error:
             _logger.exception("stage %s failed", self._stage.name)
+            if device_is_lost(self._engine, error):
+                end_process(f"stage {self._stage.name} has lost its device: {error}")
             failure = pb_utils.TritonError(f"{type(error).__name__}: {error}")
             return [pb_utils.InferenceResponse(error=failure) for _ in inputs]
         return [
