@@ -1,8 +1,8 @@
 """What a video costs beside its engines: the server over engines that take a known time.
 
-The engines of a deployment sleep as long as those of a GPU would compute, so that what is left of the wall time
-is the host's: wall - engines - what is waited for the video encoder. Their frames are all the same, so the
-video encoder keeps pace on any machine.
+The engines of a deployment sleep as long as those of a GPU would compute, so that what is left of the wall
+time is the host's: wall - engines - what is waited for the video encoder. Their frames are all the same, so
+the video encoder keeps pace on any machine.
 """
 
 from __future__ import annotations

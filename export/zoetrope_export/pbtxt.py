@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import UNET, StageSpec, TensorSpec
 
-QUEUE_DELAY_US = 2000
-"""How long the batcher waits for company: a step takes far longer, and equal requests then share it."""
+QUEUE_DELAY_US = 0
+"""How long the batcher waits for more: not at all, since the orchestrator gathers what may share a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.parity import PipelineParity, max_abs_error, psnr
 from zoetrope_export.repository import stage_directory
 from zoetrope_server.engines import open_engine
-from zoetrope_server.pipeline import ImageToVideo, Job
+from zoetrope_server.job import Job
+from zoetrope_server.pipeline import ImageToVideo
 from zoetrope_server.stages import LocalStages, Stages
 
 LEAST_DB: Mapping[str, float] = {"fp32": 45.0, "fp16": 35.0, "bf16": 35.0}

@@ -22,9 +22,10 @@ from zoetrope_core.request import GenerateRequest, ValidRequest
 from zoetrope_core.sizes import far_from_trained
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
+from zoetrope_server.job import Job
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.metrics import Metrics, NoMetrics, record_end, record_queue
-from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
+from zoetrope_server.pipeline import ImageDecoder, ImageToVideo
 from zoetrope_server.stages import Stages
 from zoetrope_server.ticket import Channel, Ticket
 

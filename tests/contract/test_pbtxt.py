@@ -85,8 +85,9 @@ def test_what_lies_in_a_repository_is_valid(tmp_path):
         assert config.input and config.output
 
 
-def test_the_queue_delay_has_a_default():
-    assert parsed(STAGES["unet"]).dynamic_batching.max_queue_delay_microseconds == 2000
+def test_by_default_no_request_waits_for_others():
+    unet = parsed(STAGES["unet"])
+    assert unet.HasField("dynamic_batching") and not unet.dynamic_batching.max_queue_delay_microseconds
 
 
 def test_batches_are_as_large_as_the_manifest_says():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from zoetrope_core.contract import Response
 from zoetrope_core.errors import StageFailed, StageLost, ZoetropeError
 from zoetrope_core.events import Done, Failed
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import Array, StageSpec
-from zoetrope_server import logs
+from zoetrope_core.specs import UNET, Array, StageSpec
+from zoetrope_server import batching, logs
 from zoetrope_server.admission import Admission
 from zoetrope_server.control import ControlServer
 from zoetrope_server.ending import end_process
@@ -28,6 +30,7 @@ from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
+from zoetrope_server.sharing import Sharing
 from zoetrope_server.stages import ContractStages, StageCall
 from zoetrope_server.triton.metrics import TritonMetrics
 from zoetrope_server.watchdog import Watchdog
@@ -38,14 +41,36 @@ _POLL_S = 0.1
 
 
 class BlsStages(ContractStages):
-    """Stages that are models of the same Triton, called through BLS; the batch dimension is 1."""
+    """Stages that are models of the same Triton, called through BLS; videos may share calls of the UNet."""
 
-    def __init__(self, watchdog: Watchdog) -> None:
-        """Takes what watches the calls."""
+    def __init__(self, watchdog: Watchdog, *, max_batch: int = 1) -> None:
+        """Takes what watches the calls, and the most videos that share one."""
         self._watchdog = watchdog
+        self._max_batch = max_batch
+        self._sharing = Sharing(self._together, max_batch=max_batch)
 
     def bind(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
-        """See `ContractStages`; a bound tensor is one Triton tensor for all calls."""
+        """See `ContractStages`."""
+        alone, video = self._call(stage, constants), object()
+        if stage.name != UNET.name or self._max_batch == 1:
+            return alone
+
+        async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            step = _Step(alone=alone, inputs=inputs, constants=constants)
+            return await self._sharing.call(video, step.shape, step)
+
+        return call
+
+    async def _together(self, steps: Sequence[_Step]) -> Sequence[dict[str, Array]]:
+        """The outputs of steps of several videos, computed in one call."""
+        if len(steps) == 1:
+            return [await steps[0].alone(steps[0].inputs)]
+        inputs = batching.stack([{**step.constants, **step.inputs} for step in steps])
+        outputs = await self._call(UNET, {})(inputs)
+        return batching.split(outputs, [1] * len(steps))
+
+    def _call(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
+        """A call of its own; a bound tensor is one Triton tensor for all calls."""
         bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
         outputs = [spec.name for spec in stage.outputs]
         fixed = tuple(array.shape for array in constants.values())
@@ -70,6 +95,20 @@ class BlsStages(ContractStages):
             return StageFailed(message, stage=stage.name)
         self._watchdog.report(message)
         return StageLost(message, stage=stage.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A step of one video: the call that computes it alone, and all its inputs."""
+
+    alone: StageCall
+    inputs: Mapping[str, Array]
+    constants: Mapping[str, Array]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """What steps of one call have in common."""
+        return tuple(array.shape for array in (*self.constants.values(), *self.inputs.values()))
 
 
 class _Memory:
@@ -148,6 +187,14 @@ class TritonChannel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
 
 
+def max_batch(repository: Path, manifest: Manifest) -> int:
+    """The most videos that the UNet's model takes at once: less than exported where its config was edited."""
+    file = repository / UNET.name / "config.pbtxt"
+    config = file.read_text() if file.is_file() else ""
+    found = re.search(r"^max_batch_size: *(\d+)", config, re.MULTILINE)
+    return max(1, int(found[1]) if found else manifest.max_batch_size)
+
+
 def _failed(error: ZoetropeError) -> Response:
     """The `error` event of an error."""
     body = error.to_event()
@@ -164,10 +211,11 @@ class Orchestrator:
         settings = OrchestratorSettings()
         self._decoder = DecodeWorkers(workers=settings.decode_workers)
         self._metrics = TritonMetrics()
+        manifest = Manifest.load(repository)
         self._watchdog = Watchdog(self._lose, start_timeout_s=settings.start_timeout_s)
         self.service = Service(
-            manifest=Manifest.load(repository),
-            stages=BlsStages(self._watchdog),
+            manifest=manifest,
+            stages=BlsStages(self._watchdog, max_batch=max_batch(repository, manifest)),
             decoder=self._decoder,
             admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
             media_threads=settings.media_threads,
