@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from zoetrope_core.specs import StageSpec
 from zoetrope_export import programs
 from zoetrope_export.errors import ExportError
-from zoetrope_server.engines.inductor import cpu_target, cuda_target
+from zoetrope_server.engines.inductor import cpu_target, cuda_target, fp32_products
 
 
 def device() -> str:
@@ -23,10 +23,10 @@ def device() -> str:
 
 
 def check_precision(precision: str) -> None:
-    """Refuses FP16 on a CPU, which computes it more slowly than FP32; raises ExportError."""
-    if precision == "fp16" and device() == "cpu":
+    """Refuses FP16 and BF16 on a CPU, where nobody measured them; raises ExportError."""
+    if precision != "fp32" and device() == "cpu":
         raise ExportError(
-            "engine aot-inductor at fp16 is compiled on a GPU, and there is none here; use fp32"
+            f"engine aot-inductor at {precision} is compiled on a GPU, and there is none here; use fp32"
         )
 
 
@@ -50,14 +50,19 @@ def digests(program: ExportedProgram) -> tuple[str, str]:
     return hashlib.sha256(graph.encode()).hexdigest(), weights.hexdigest()
 
 
-def compile_package(program: ExportedProgram, path: Path) -> None:
+def compile_package(program: ExportedProgram, path: Path, *, tf32: bool = False) -> None:
     """Compiles an exported stage into a `.pt2` package.
+
+    Args:
+        program: the stage.
+        path: the package's file.
+        tf32: whether its FP32 products may take TF32.
 
     Raises:
         ExportError: it could not be compiled; most often a C++ compiler is missing.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fp32_products(torch, tf32=tf32):
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:

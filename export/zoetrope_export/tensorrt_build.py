@@ -158,15 +158,24 @@ def configure(
     stage: StageSpec,
     profiles: Sequence[Profile],
     static: Mapping[str, int],
+    *,
+    tf32: bool = False,
 ) -> tuple[Any, list[Any]]:
     """The builder's configuration, and the optimization profiles that were added to it.
+
+    Args:
+        parsed: the network.
+        builder: what builds.
+        stage: the stage.
+        profiles: the ranges of its profiles.
+        static: the values of the static symbols.
+        tf32: whether FP32 products may take TF32, which has the mantissa of FP16; FP32 means FP32 otherwise.
 
     Raises:
         ExportError: the library refuses a profile.
     """
     library, config = builder.library, parsed.builder.create_builder_config()
-    # FP32 means FP32: TF32 has the mantissa of FP16.
-    config.clear_flag(library.BuilderFlag.TF32)
+    (config.set_flag if tf32 else config.clear_flag)(library.BuilderFlag.TF32)
     if builder.workspace_gib is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(builder.workspace_gib * _GIB))
     if builder.ahead:

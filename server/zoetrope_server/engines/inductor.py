@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class AotInductorEngine:
         }
         verify(file, expected)
         self.device = "cpu" if on_cpu else "cuda"
-        self._stage = stage
+        self._stage, self._tf32 = stage, precision == "tf32"
         self._model = self._torch._inductor.aoti_load_package(str(file))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -59,9 +60,27 @@ class AotInductorEngine:
 
     def compute(self, *tensors: Any) -> Sequence[Any]:
         """Computes the outputs of the stage, as tensors on `device`, from its inputs as such tensors."""
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), fp32_products(self._torch, tf32=self._tf32):
             outputs = self._model(*tensors)
         return outputs if isinstance(outputs, tuple | list) else (outputs,)
+
+
+@contextmanager
+def fp32_products(torch: Any, *, tf32: bool) -> Iterator[None]:
+    """Lets FP32 convolutions and matrix products of a GPU take TF32 or not, for the block.
+
+    By itself torch lets convolutions do so and matrix products not. A package is compiled and run under the
+    same setting: its own kernels are compiled by it, those of the libraries ask when they are called.
+    """
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for kind, kept in zip(kinds, before, strict=True):
+            kind.fp32_precision = kept
 
 
 def load_torch() -> Any:

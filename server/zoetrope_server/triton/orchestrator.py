@@ -37,11 +37,16 @@ class BlsStages(ContractStages):
         """See `ContractStages`; a bound tensor is one Triton tensor for all calls."""
         bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
         outputs = [spec.name for spec in stage.outputs]
+        # Triton's own backends answer on the GPU unless told otherwise, and from there nothing is read here.
+        memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
 
         async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
             tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
             request = pb_utils.InferenceRequest(
-                model_name=stage.name, requested_output_names=outputs, inputs=bound + tensors
+                model_name=stage.name,
+                requested_output_names=outputs,
+                inputs=bound + tensors,
+                preferred_memory=memory,
             )
             response = await request.async_exec()
             if response.has_error():
