@@ -15,6 +15,7 @@ from zoetrope_core.specs import StageSpec
 from zoetrope_export import programs
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines.inductor import cpu_target, cuda_target, fp32_products
+from zoetrope_server.engines.sidecar import Profile
 
 
 def device() -> str:
@@ -32,12 +33,14 @@ def check_precision(precision: str) -> None:
 
 def target() -> str:
     """What a package compiled now is bound to, such as `sm90` or `cpu-avx512`."""
-    return cuda_target(torch) or cpu_target(torch)
+    return cuda_target(torch) if device() == "cuda" else cpu_target(torch)
 
 
-def trace(module: nn.Module, stage: StageSpec, symbols: Mapping[str, int]) -> ExportedProgram:
-    """Exports a stage on the device; the batch of a stage that takes one video is fixed."""
-    return programs.trace(module, stage, symbols, device=device(), batched=stage.batchable)
+def trace(
+    module: nn.Module, stage: StageSpec, symbols: Mapping[str, int], ranges: Profile
+) -> ExportedProgram:
+    """Exports a stage on the device, for shapes of these ranges."""
+    return programs.trace(module, stage, symbols, device=device(), batched=stage.batchable, ranges=ranges)
 
 
 def digests(program: ExportedProgram) -> tuple[str, str]:

@@ -20,8 +20,8 @@ TOLERANCE_DB: Mapping[str, float] = {"fp32": 70.0, "tf32": 50.0, "fp16": 45.0, "
 
 FP32 engines differ from PyTorch in the order of sums: 100 dB and more, or about 80 dB where uint8 frames
 round the other way now and then. FP16 has 11 bits of mantissa: some 60 dB a stage; TF32 has as many, in
-products alone: 61 dB for the VAE encoder. BF16 has 8: some 50 dB a stage, less in a deep network whose guidance
-weights multiply the error; a wrong weight, a swapped input or a missing term costs more.
+products alone: 61 dB for the VAE encoder. BF16 has 8: some 50 dB a stage, less in a deep network whose
+guidance weights multiply the error; a wrong weight, a swapped input or a missing term costs more.
 """
 ENGINE = "engine"
 """What computes, unless it cannot be run on this machine."""

@@ -182,7 +182,8 @@ class StageBuilder:
         precision = self._precision(stage)
         if dtype := HALVES.get(precision):
             module = to_half(module, stage, dtype)
-        program = inductor_build.trace(module, stage, trace_symbols(self._checkpoint))
+        (ranges,) = profiles(stage, self._manifest, (self._manifest.sizes,))
+        program = inductor_build.trace(module, stage, trace_symbols(self._checkpoint), ranges)
         graph, weights = inductor_build.digests(program)
         gpu = self._gpu if inductor_build.device() == "cuda" else None
         key = EngineKey(
@@ -195,6 +196,7 @@ class StageBuilder:
             precision=precision,
             graph=graph,
             weights=weights,
+            profiles=(ranges,),
         )
         cached = EngineCache(self._options.cache).fetch(
             key, lambda path: inductor_build.compile_package(program, path, tf32=precision == "tf32")

@@ -437,7 +437,7 @@ def test_parity_of_an_engine_is_measured_at_shapes_that_its_profiles_take(
     """A full-size engine takes nothing else: at 192x128 with 14 frames each export ended in an error."""
     from zoetrope_export.checkpoint import open_checkpoint
     from zoetrope_export.profiles import profiles
-    from zoetrope_server.engines.tensorrt import fitting_profile
+    from zoetrope_server.engines.sidecar import fitting_profile
 
     monkeypatch.setattr(exporting, "reference_device", lambda: device)
     opened = open_checkpoint(checkpoint)

@@ -13,13 +13,13 @@ import numpy as np
 
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
-from zoetrope_server.engines.sidecar import Sidecar, find_engine, verify
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
 
 LIBRARY = "torch"
 
 
 class AotInductorEngine:
-    """A compiled package, on the device that it was compiled for; any shape of the stage runs."""
+    """A compiled package, on the device that it was compiled for, for the shapes that it was compiled for."""
 
     def __init__(self, directory: Path, stage: StageSpec, *, precision: str) -> None:
         """Verifies the package of the directory and loads it.
@@ -42,13 +42,17 @@ class AotInductorEngine:
             "precision": precision,
             "target": cpu_target(self._torch) if on_cpu else cuda_target(self._torch),
         }
-        verify(file, expected)
+        self._profiles = verify(file, expected).key.profiles
         self.device = "cpu" if on_cpu else "cuda"
         self._stage, self._tf32 = stage, precision == "tf32"
         self._model = self._torch._inductor.aoti_load_package(str(file))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Computes the outputs of the stage."""
+        """Computes the outputs of the stage; raises EngineError for shapes that the package does not take.
+
+        What is compiled for some shapes checks none, and computes garbage for others or crashes.
+        """
+        fitting_profile(self._stage, self._profiles, {name: array.shape for name, array in inputs.items()})
         tensors = [
             self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
             for spec in self._stage.inputs

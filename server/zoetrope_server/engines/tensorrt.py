@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.cuda_graphs import CudaGraph
 from zoetrope_server.engines.executions import Execution, Executions
 from zoetrope_server.engines.gpu import Gpu, detect_gpu
-from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
 
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The module of each engine."""
@@ -182,35 +181,6 @@ def _place(engine: str, gpu: Gpu | None) -> dict[str, str]:
     if gpu is None:
         return {}
     return {"target": gpu.target} | ({"gpu": gpu.name} if engine == "tensorrt" else {})
-
-
-def fitting_profile(
-    stage: StageSpec, profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
-) -> int:
-    """The narrowest optimization profile that takes the shapes of the inputs.
-
-    Args:
-        stage: the stage's spec.
-        profiles: the profiles of its engine.
-        shapes: the shape of each input, with its batch dimension.
-
-    Raises:
-        EngineError: none takes them; the message gives their ranges.
-    """
-    sizes = stage.symbols_of(shapes)
-    fitting = [
-        (math.prod(high - low + 1 for low, _, high in profile.values()), index)
-        for index, profile in enumerate(profiles)
-        if all(low <= sizes[symbol] <= high for symbol, (low, _, high) in profile.items())
-    ]
-    if not fitting:
-        asked = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
-        built = "; ".join(
-            ", ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in sorted(profile.items()))
-            for profile in profiles
-        )
-        raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
-    return min(fitting)[1]
 
 
 def _import(name: str) -> Any:
