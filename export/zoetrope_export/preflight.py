@@ -105,8 +105,8 @@ def estimate(
     }
     needs = _disk(files, out, cache)
     needs.append(_memory(weights, files, manifest))
-    if gpu is not None:
-        needs.append(_gpu_memory(files, manifest, gpu))
+    if gpu is not None and gpu.free is not None:
+        needs.append(_gpu_memory(files, manifest, gpu.name, gpu.free))
     return needs
 
 
@@ -163,7 +163,7 @@ def _memory(weights: Mapping[str, int], files: Mapping[str, int], manifest: Mani
     )
 
 
-def _gpu_memory(files: Mapping[str, int], manifest: Manifest, gpu: Gpu) -> Need:
+def _gpu_memory(files: Mapping[str, int], manifest: Manifest, name: str, free: int) -> Need:
     """All four engines, and the activations of the largest call of the UNet and the decoder."""
     height, width = max(manifest.sizes, key=math.prod)
     chunk = min(manifest.decode_chunk_size, max(manifest.num_frames))
@@ -171,9 +171,9 @@ def _gpu_memory(files: Mapping[str, int], manifest: Manifest, gpu: Gpu) -> Need:
     positions = math.prod(manifest.latent_size((height, width))) * max(manifest.num_frames)
     unet = 2 * 2 * positions * manifest.max_batch_size * _UNET_CHANNELS * _UNET_TENSORS
     return Need(
-        resource=f"memory of {gpu.name}",
+        resource=f"memory of {name}",
         wanted=int(sum(files.values()) + decoder + unet),
-        available=gpu.free,
+        available=free,
         advice="a smaller --max-batch, --decode-chunk or --size",
     )
 
