@@ -16,7 +16,10 @@ from zoetrope_export.endings import errors_to_exit, terminated_as_interrupted
 from zoetrope_export.errors import ExportError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zoetrope_core.specs import Array
+    from zoetrope_export.checkpoint import Checkpoint
     from zoetrope_export.exporting import Plan
     from zoetrope_export.stage_builds import BuildOptions
 
@@ -47,7 +50,7 @@ def export(
         Path,
         typer.Option(help="The model repository to write; {key} in it stands for the export's key."),
     ],
-    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 on GPUs.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 or bf16 on GPUs.")] = "fp32",
     frames: Annotated[
         list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
     ] = None,
@@ -56,7 +59,10 @@ def export(
     ] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Videos that may share a UNet execution. [default: 4 on GPUs, else 1]"),
+        typer.Option(
+            min=1,
+            help="Videos that may share a UNet execution. [default: 4 on GPUs where a step is short, else 1]",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The checkpoint's name as clients see it.")] = None,
     warm_up: Annotated[
@@ -252,7 +258,7 @@ def _plan(source: str, wanted: Wanted, out: Path) -> Plan:
         sizes=wanted.sizes,
         num_frames=frames,
         decode_chunk_size=wanted.decode_chunk or exporting.default_chunk(frames[0]),
-        max_batch_size=wanted.max_batch or exporting.default_max_batch(wanted.precision),
+        max_batch_size=wanted.max_batch or _max_batch(opened, wanted, frames),
         name=wanted.name,
         trained_size=wanted.trained_size,
         fp32_decoder=wanted.fp32_decoder,
@@ -267,6 +273,20 @@ def _plan(source: str, wanted: Wanted, out: Path) -> Plan:
         picture=None if wanted.picture is None else _read_picture(wanted.picture),
         verify=wanted.verify,
         allow_drift=wanted.allow_drift,
+    )
+
+
+def _max_batch(opened: Checkpoint, wanted: Wanted, frames: Sequence[int]) -> int:
+    """The default of `--max-batch`."""
+    from zoetrope_core.specs import UNET
+    from zoetrope_export.exporting import default_max_batch
+    from zoetrope_export.preflight import stage_weights
+
+    pixels = max(height * width for height, width in wanted.sizes)
+    return default_max_batch(
+        wanted.precision,
+        weights=stage_weights(opened)[UNET.name],
+        positions=pixels // opened.vae_scale_factor**2 * max(frames),
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import UNET, StageSpec, TensorSpec
+from zoetrope_core.specs import StageSpec, TensorSpec
+from zoetrope_server import batching
 
 QUEUE_DELAY_US = 0
 """How long the batcher waits for more: not at all, since the orchestrator gathers what may share a step."""
@@ -51,9 +52,9 @@ def render(
     Returns:
         The text of `config.pbtxt`.
     """
-    batch = manifest.max_batch_size if stage.batchable else 1
+    batch = batching.max_batch(stage, manifest)
     # Where one video is all that fits, the batcher would wait for company that it cannot take.
-    batched = stage.name == UNET.name and batch > 1
+    batched = batch > 1
     lines = [
         f'name: "{stage.name}"',
         f'backend: "{native.backend if native else "python"}"',

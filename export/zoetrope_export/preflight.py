@@ -18,7 +18,7 @@ import psutil
 from safetensors import SafetensorError, safe_open
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER
+from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER, StageSpec
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines import stage_precision
@@ -33,8 +33,6 @@ _COMPONENT: Mapping[str, str] = {
 }
 """The component of the checkpoint that holds the weights of a stage; the VAE is counted for both of its."""
 _FP32_BYTES = 4
-_WEIGHT_BYTES: Mapping[str, int] = {"fp32": 4, "bf16": 4, "fp16": 2}
-"""What a weight takes in an engine file; OpenVINO keeps FP32 and chooses BF16 when it compiles."""
 _LOAD_FACTOR = 1.3
 """Memory of a PyTorch module that runs, in FP32 weights."""
 _BUILD_FACTOR: Mapping[str, float] = {"tensorrt": 4.6, "tensorrt-rtx": 4.6, "aot-inductor": 3.0}
@@ -102,14 +100,20 @@ def estimate(
     """
     weights = stage_weights(checkpoint)
     files = {
-        stage.name: weights[stage.name] * _WEIGHT_BYTES[stage_precision(stage, manifest.precision)] + _KERNELS
+        stage.name: weights[stage.name] * _weight_bytes(stage, manifest) + _KERNELS
         for stage in manifest.stages()
     }
     needs = _disk(files, out, cache)
     needs.append(_memory(weights, files, manifest))
-    if gpu is not None:
-        needs.append(_gpu_memory(files, manifest, gpu))
+    if gpu is not None and gpu.free is not None:
+        needs.append(_gpu_memory(files, manifest, gpu.name, gpu.free))
     return needs
+
+
+def _weight_bytes(stage: StageSpec, manifest: Manifest) -> int:
+    """What a weight takes in an engine file; OpenVINO keeps FP32 and chooses BF16 when it compiles."""
+    halved = stage_precision(stage, manifest.precision, manifest.engine) in ("fp16", "bf16")
+    return 2 if halved and manifest.engine != "openvino" else _FP32_BYTES
 
 
 def stage_weights(checkpoint: Checkpoint) -> dict[str, int]:
@@ -159,7 +163,7 @@ def _memory(weights: Mapping[str, int], files: Mapping[str, int], manifest: Mani
     )
 
 
-def _gpu_memory(files: Mapping[str, int], manifest: Manifest, gpu: Gpu) -> Need:
+def _gpu_memory(files: Mapping[str, int], manifest: Manifest, name: str, free: int) -> Need:
     """All four engines, and the activations of the largest call of the UNet and the decoder."""
     height, width = max(manifest.sizes, key=math.prod)
     chunk = min(manifest.decode_chunk_size, max(manifest.num_frames))
@@ -167,9 +171,9 @@ def _gpu_memory(files: Mapping[str, int], manifest: Manifest, gpu: Gpu) -> Need:
     positions = math.prod(manifest.latent_size((height, width))) * max(manifest.num_frames)
     unet = 2 * 2 * positions * manifest.max_batch_size * _UNET_CHANNELS * _UNET_TENSORS
     return Need(
-        resource=f"memory of {gpu.name}",
+        resource=f"memory of {name}",
         wanted=int(sum(files.values()) + decoder + unet),
-        available=gpu.free,
+        available=free,
         advice="a smaller --max-batch, --decode-chunk or --size",
     )
 

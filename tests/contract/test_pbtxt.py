@@ -92,8 +92,8 @@ def test_by_default_no_request_waits_for_others():
 
 def test_batches_are_as_large_as_the_manifest_says():
     assert {name: parsed(stage).max_batch_size for name, stage in STAGES.items()} == {
-        "image_encoder": 4,
-        "vae_encoder": 4,
+        "image_encoder": 1,
+        "vae_encoder": 1,
         "unet": 4,
         "vae_decoder": 1,
     }

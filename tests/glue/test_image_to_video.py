@@ -77,6 +77,14 @@ async def test_a_video_comes_out_and_the_stream_ends_with_the_final_flag(backend
     assert request.sender.final
 
 
+async def test_stages_of_a_native_host_answer_on_the_cpu(backend, model):
+    """Each of Triton's own backends answers on the GPU unless the request asks for the CPU."""
+    backend.on_gpu.update(stages())
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))
+    await model.execute([request])
+    assert isinstance(responses(request)[-1].event, Done)
+
+
 @pytest.mark.parametrize(("steps", "last"), [(1, "done"), (201, "error")])
 async def test_the_last_event_is_the_end_of_the_stream(backend, model, steps, last):
     tensors = pack_request(png(), GenerateRequest(num_inference_steps=1))

@@ -120,7 +120,9 @@ def gpu(found: Gpu | None, devices: Sequence[str] = GPU_DEVICES) -> Finding:
         devices: files that only a machine with a GPU has.
     """
     if found is not None:
-        memory = f"{found.free // _MIB} of {found.memory // _MIB} MiB free"
+        memory = "memory not said"
+        if found.free is not None and found.memory is not None:
+            memory = f"{found.free // _MIB} of {found.memory // _MIB} MiB free"
         text = f"{found.name} ({found.target}), driver {found.driver}, {memory}"
         return Finding(name="gpu", level=Level.OK, found=text)
     if any(map(os.path.exists, devices)):

@@ -1,14 +1,11 @@
 """TensorRT and TensorRT-RTX engines, run through cuda-python.
 
-Not run on a GPU yet: what is tested without one is the verification before an engine is loaded and the choice
-of the optimization profile.
+Not run on a GPU yet, but on a stand-in that refuses what CUDA and TensorRT refuse; see docs/status.md.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,11 @@ from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.cuda_graphs import CudaGraph
 from zoetrope_server.engines.executions import Execution, Executions
-from zoetrope_server.engines.gpu import Gpu, detect_gpu
-from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
+from zoetrope_server.engines.gpu import CUDA_RUNTIME, Gpu, detect_gpu
+from zoetrope_server.engines.recorder import Recorder, error_recorder
+from zoetrope_server.engines.requirements import load
+from zoetrope_server.engines.runtime_cache import RuntimeCache
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
 
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The module of each engine."""
@@ -51,17 +51,20 @@ class TensorRtEngine:
             EngineError: the library is missing, the file is missing, damaged, stale or foreign, there is no
                 GPU, or the library refuses the engine.
         """
-        library = _import(LIBRARIES[engine])
+        library = load(LIBRARIES[engine])
         file, sidecar = checked_engine(
             directory, stage, engine=engine, precision=precision, version=library.__version__
         )
         self._stage, self._profiles, self._library = stage, sidecar.key.profiles, library
         self._memory = DeviceMemory()
         self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
+        self._errors: Recorder = error_recorder(library)
+        self._runtime.error_recorder = self._errors
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
-            raise EngineError(f"{engine} refuses {file.name}; its log says why")
+            raise EngineError(f"{engine} refuses {file.name}: {'; '.join(self._errors.taken())}")
         self._records_itself = engine == "tensorrt-rtx"
+        self._kernels = RuntimeCache(file) if self._records_itself else None
         self._executions = Executions(self._execution)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -82,11 +85,19 @@ class TensorRtEngine:
         for name, array in outputs.items():
             self._memory.download(name, array)
         self._memory.wait()
+        self._check()
+        if self._kernels is not None:
+            self._kernels.save(shapes)
         return outputs
 
     def synchronize(self) -> None:
         """See `device_loss.OnDevice`."""
         self._memory.wait()
+
+    def _check(self) -> None:
+        """Raises EngineError for what the library did not say by a return value."""
+        if errors := self._errors.taken():
+            raise EngineError(f"{self._stage.name}: {'; '.join(errors)}")
 
     def _execution(self, profile: int) -> Execution:
         """A new execution context that is set to a profile."""
@@ -94,12 +105,15 @@ class TensorRtEngine:
         if self._records_itself:
             config = self._engine.create_runtime_config()
             config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if self._kernels is not None:
+                self._kernels.give(config)
             context = self._engine.create_execution_context(config)
         else:
             managed = library.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self._engine.create_execution_context(managed)
         if context is None:
-            raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}")
+            said = "; ".join(self._errors.taken())
+            raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}: {said}")
         if not self._records_itself and (size := int(self._engine.device_memory_size_v2)):
             context.set_device_memory(memory.reserve(_ACTIVATIONS, size), size)
         if not context.set_optimization_profile_async(profile, memory.stream):
@@ -118,7 +132,7 @@ class DeviceMemory:
 
     def __init__(self) -> None:
         """Makes the stream; raises EngineError without cuda-python or without a GPU."""
-        self.cuda = _import("cuda.bindings.runtime")
+        self.cuda = load(CUDA_RUNTIME)
         self.stream: int = int(self.call(self.cuda.cudaStreamCreate()))
         self._buffers: dict[str, tuple[int, int]] = {}
 
@@ -152,8 +166,11 @@ class DeviceMemory:
     def call(self, result: Sequence[Any]) -> Any:
         """The value of a CUDA call; raises EngineError with CUDA's own words."""
         status, *values = result
-        if status != self.cuda.cudaError_t.cudaSuccess:
-            raise EngineError(f"CUDA: {self.cuda.cudaGetErrorString(status)[1].decode()}")
+        errors = self.cuda.cudaError_t
+        if status != errors.cudaSuccess:
+            said = self.cuda.cudaGetErrorString(status)[1].decode()
+            old = status == errors.cudaErrorInsufficientDriver
+            raise EngineError(f"CUDA: {said}{'; CUDA 13 needs driver 580 or newer' if old else ''}")
         return values[0] if values else None
 
 
@@ -186,39 +203,3 @@ def _place(engine: str, gpu: Gpu | None) -> dict[str, str]:
     if gpu is None:
         return {}
     return {"target": gpu.target} | ({"gpu": gpu.name} if engine == "tensorrt" else {})
-
-
-def fitting_profile(
-    stage: StageSpec, profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
-) -> int:
-    """The narrowest optimization profile that takes the shapes of the inputs.
-
-    Args:
-        stage: the stage's spec.
-        profiles: the profiles of its engine.
-        shapes: the shape of each input, with its batch dimension.
-
-    Raises:
-        EngineError: none takes them; the message gives their ranges.
-    """
-    sizes = stage.symbols_of(shapes)
-    fitting = [
-        (math.prod(high - low + 1 for low, _, high in profile.values()), index)
-        for index, profile in enumerate(profiles)
-        if all(low <= sizes[symbol] <= high for symbol, (low, _, high) in profile.items())
-    ]
-    if not fitting:
-        asked = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
-        built = "; ".join(
-            ", ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in sorted(profile.items()))
-            for profile in profiles
-        )
-        raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
-    return min(fitting)[1]
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        raise EngineError(f"this engine needs {name}: pip install 'zoetrope[gpu]' ({error})") from error

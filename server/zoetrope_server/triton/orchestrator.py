@@ -74,11 +74,16 @@ class BlsStages(ContractStages):
         bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
         outputs = [spec.name for spec in stage.outputs]
         fixed = tuple(array.shape for array in constants.values())
+        # Triton's own backends answer on the GPU unless told otherwise, and from there nothing is read here.
+        memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
 
         async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
             tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
             request = pb_utils.InferenceRequest(
-                model_name=stage.name, requested_output_names=outputs, inputs=bound + tensors
+                model_name=stage.name,
+                requested_output_names=outputs,
+                inputs=bound + tensors,
+                preferred_memory=memory,
             )
             shape = (fixed, *(array.shape for array in inputs.values()))
             response = await self._watchdog.watch(stage.name, shape, request.async_exec())
