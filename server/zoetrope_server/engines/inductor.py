@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
+from zoetrope_server.engines.torch_copies import to_device, to_host
 
 LIBRARY = "torch"
 
@@ -53,14 +52,9 @@ class AotInductorEngine:
         What is compiled for some shapes checks none, and computes garbage for others or crashes.
         """
         fitting_profile(self._stage, self._profiles, {name: array.shape for name, array in inputs.items()})
-        tensors = [
-            self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
-            for spec in self._stage.inputs
-        ]
-        values = self.compute(*tensors)
-        return {
-            spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
-        }
+        tensors = [to_device(self._torch, inputs[spec.name], self.device) for spec in self._stage.inputs]
+        arrays = to_host(self._torch, self.compute(*tensors), self.device)
+        return {spec.name: array for spec, array in zip(self._stage.outputs, arrays, strict=True)}
 
     def synchronize(self) -> None:
         """See `device_loss.OnDevice`."""

@@ -17,6 +17,7 @@ from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.cuda_graphs import CudaGraph
 from zoetrope_server.engines.executions import Execution, Executions
 from zoetrope_server.engines.gpu import CUDA_RUNTIME, Gpu, detect_gpu
+from zoetrope_server.engines.pinned import PinnedMemory
 from zoetrope_server.engines.recorder import Recorder, error_recorder
 from zoetrope_server.engines.requirements import load
 from zoetrope_server.engines.runtime_cache import RuntimeCache
@@ -75,7 +76,7 @@ class TensorRtEngine:
         key = profile if self._records_itself else (profile, *sorted(shapes.items()))
         execution = self._executions.get(profile, key)
         outputs = {
-            spec.name: np.empty(execution.output_shape(spec.name, shapes), spec.numpy_dtype)
+            spec.name: self._memory.pinned.empty(execution.output_shape(spec.name, shapes), spec.numpy_dtype)
             for spec in self._stage.outputs
         }
         addresses = {name: self._memory.upload(name, array) for name, array in arrays.items()}
@@ -128,12 +129,14 @@ class DeviceMemory:
     Attributes:
         cuda: cuda-python's runtime module.
         stream: the stream.
+        pinned: memory of the host that is copied from and to.
     """
 
     def __init__(self) -> None:
         """Makes the stream; raises EngineError without cuda-python or without a GPU."""
         self.cuda = load(CUDA_RUNTIME)
         self.stream: int = int(self.call(self.cuda.cudaStreamCreate()))
+        self.pinned = PinnedMemory(self.cuda, self.call)
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def reserve(self, name: str, size: int) -> int:
@@ -147,7 +150,8 @@ class DeviceMemory:
         return address
 
     def upload(self, name: str, array: Array) -> int:
-        """Copies an array to the GPU and returns the address."""
+        """Copies an array to the GPU and returns the address; again for the same name only after `wait`."""
+        array = self.pinned.staged(name, array)
         address = self.reserve(name, array.nbytes)
         kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call(self.cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
