@@ -70,7 +70,7 @@ class Device:
         return self.streams[int(handle)]
 
     def forbid_in_capture(self):
-        """"Potentially unsafe API calls are prohibited during ... capture" (cudaStreamCaptureMode)."""
+        """ "Potentially unsafe API calls are prohibited during ... capture" (cudaStreamCaptureMode)."""
         capturing = [stream for stream in self.streams.values() if stream.captured is not None]
         for stream in capturing:
             stream.broken = True
