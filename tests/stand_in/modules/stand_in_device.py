@@ -158,6 +158,8 @@ class Device:
     def launch_graph(self, graph, handle):
         work = list(self.graph(graph).work)
         self.replays += 1
+        if self.fault == ("graph", self.replays):
+            raise Fault(OUT_OF_MEMORY, "no memory for the graph")
         self.enqueue(handle, lambda: [each() for each in work])
 
     def faulty(self, kind):
