@@ -1,6 +1,6 @@
 """CUDA graphs: what an engine launches for one set of shapes, recorded once and replayed as a whole.
 
-A UNet step is some two thousand kernels; replayed, they cost the CPU one call. Not run on a GPU yet.
+A UNet step is some two thousand kernels; replayed, they cost the CPU one call.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Kernels that TensorRT-RTX compiled in this place, kept for the next process.
 
 Its engines hold no kernels of their own: each process compiles them anew, tens of seconds for a large UNet,
-unless it is given what an earlier one compiled. The library itself refuses what another version, GPU or driver
-compiled.
+unless it is given what an earlier one compiled. The library itself refuses what another version, GPU or
+driver compiled.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Not run on a GPU yet, but on a stand-in that refuses what CUDA and TensorRT refu
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class TensorRtEngine:
         self._records_itself = engine == "tensorrt-rtx"
         self._kernels = RuntimeCache(file) if self._records_itself else None
         self._executions = Executions(self._execution)
+        self._reserve()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage; raises EngineError when no profile takes the shapes."""
@@ -86,7 +88,7 @@ class TensorRtEngine:
         for name, array in outputs.items():
             self._memory.download(name, array)
         self._memory.wait()
-        self._check()
+        self._check(execution)
         if self._kernels is not None:
             self._kernels.save(shapes)
         return outputs
@@ -95,9 +97,27 @@ class TensorRtEngine:
         """See `device_loss.OnDevice`."""
         self._memory.wait()
 
-    def _check(self) -> None:
+    def _reserve(self) -> None:
+        """Takes the memory of the largest shapes now.
+
+        A buffer that moves later ends all graphs that were recorded with it; and what does not fit is better
+        known before the first request.
+        """
+        for profile in range(self._engine.num_optimization_profiles):
+            inputs = {
+                spec.name: tuple(self._engine.get_tensor_profile_shape(spec.name, profile)[2])
+                for spec in self._stage.inputs
+            }
+            execution = self._executions.get(profile, profile)
+            outputs = {spec.name: execution.output_shape(spec.name, inputs) for spec in self._stage.outputs}
+            for spec in (*self._stage.inputs, *self._stage.outputs):
+                size = math.prod((inputs | outputs)[spec.name]) * np.dtype(spec.numpy_dtype).itemsize
+                self._memory.reserve(spec.name, size)
+
+    def _check(self, execution: Execution) -> None:
         """Raises EngineError for what the library did not say by a return value."""
         if errors := self._errors.taken():
+            execution.forget()  # what was recorded with it is no better
             raise EngineError(f"{self._stage.name}: {'; '.join(errors)}")
 
     def _execution(self, profile: int) -> Execution:
@@ -120,7 +140,7 @@ class TensorRtEngine:
         if not context.set_optimization_profile_async(profile, memory.stream):
             raise EngineError(f"{self._stage.name}: the engine refuses profile {profile}")
         graph = None if self._records_itself else CudaGraph(memory.cuda, memory.call, memory.stream)
-        return Execution(context, memory.stream, graph)
+        return Execution(context, memory.stream, graph, self._errors)
 
 
 class DeviceMemory:

@@ -70,7 +70,7 @@ class Device:
         return self.streams[int(handle)]
 
     def forbid_in_capture(self):
-        """"Potentially unsafe API calls are prohibited during ... capture" (cudaStreamCaptureMode)."""
+        """ "Potentially unsafe API calls are prohibited during ... capture" (cudaStreamCaptureMode)."""
         capturing = [stream for stream in self.streams.values() if stream.captured is not None]
         for stream in capturing:
             stream.broken = True
@@ -158,6 +158,8 @@ class Device:
     def launch_graph(self, graph, handle):
         work = list(self.graph(graph).work)
         self.replays += 1
+        if self.fault == ("graph", self.replays):
+            raise Fault(OUT_OF_MEMORY, "no memory for the graph")
         self.enqueue(handle, lambda: [each() for each in work])
 
     def faulty(self, kind):

@@ -1,15 +1,20 @@
-"""The builder's half: the parser, network and profiles of the real TensorRT-RTX, and a plan without kernels."""
+"""The builder's half: parser, network and profiles of TensorRT-RTX itself, and a plan without kernels."""
 
 import pickle
 
 import onnx
 import stand_in_device as gpu
 import tensorrt_rtx as real
+
 from tensorrt.running import MAGIC
 
 _PARSED = {}
 """The graph of each network, by the network's id; the network too, so that its id stays its own."""
 MOST_FUSED = 256
+NO_KERNEL = (
+    "decompose_composite_ops.cpp:59: CHECK(composite_op->is_decomposable()) failed. "
+    "Attention operation was not supported by a dedicated kernel."
+)
 
 
 class OnnxParser(real.OnnxParser):
@@ -22,6 +27,14 @@ class OnnxParser(real.OnnxParser):
         if parsed:
             _PARSED[id(self._network)] = (self._network, onnx.load(path).SerializeToString())
         return parsed
+
+
+class TimingCache:
+    def __init__(self, data):
+        self._data = bytes(data)
+
+    def serialize(self):
+        return self._data
 
 
 class Config:
@@ -39,6 +52,14 @@ class Config:
             object.__setattr__(self, name, value)
         else:
             setattr(self._config, name, value)
+
+    def create_timing_cache(self, data):
+        """A build times nothing here; what was kept is kept."""
+        return TimingCache(data or b"no times")
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.__dict__["timing_cache"] = cache
+        return True
 
     def add_optimization_profile(self, profile):
         self.profiles.append(profile)
@@ -67,10 +88,7 @@ class Builder(real.Builder):
         plan = {
             "gpu": (gpu.device.name, gpu.device.major, gpu.device.minor),
             "graph": _PARSED[id(network)][1],
-            "profiles": [
-                {tensor.name: [tuple(shape) for shape in profile.get_shape(tensor.name)] for tensor in inputs(network)}
-                for profile in config.profiles
-            ],
+            "profiles": [ranges(network, profile) for profile in config.profiles],
             "tf32": config.get_flag(real.BuilderFlag.TF32),
         }
         return MAGIC + pickle.dumps(plan)
@@ -80,10 +98,23 @@ def inputs(network):
     return [network.get_input(index) for index in range(network.num_inputs)]
 
 
+def ranges(network, profile):
+    """The least, usual and largest shape of each input."""
+    return {
+        tensor.name: [tuple(shape) for shape in profile.get_shape(tensor.name)] for tensor in inputs(network)
+    }
+
+
 def _without_profile(network, config):
-    """IBuilder::buildSerializedNetwork: Error Code 4: ... (Network has dynamic or shape inputs, ...)."""
-    if not config.profiles and any(-1 in tuple(tensor.shape) for tensor in inputs(network)):
+    """Texts of IBuilder::buildSerializedNetwork, Error Code 4: API Usage Error."""
+    dynamic = [tensor.name for tensor in inputs(network) if -1 in tuple(tensor.shape)]
+    if dynamic and not config.profiles:
         yield "Network has dynamic or shape inputs, but no optimization profile has been defined."
+    for profile in config.profiles:
+        for name in dynamic:
+            shapes = [tuple(shape) for shape in profile.get_shape(name)]
+            if not shapes or any(list(ends) != sorted(ends) for ends in zip(*shapes, strict=True)):
+                yield f"{name}: its optimization profile lacks values, or they are in no order"
 
 
 def _without_kernel(network):
@@ -96,4 +127,4 @@ def _without_kernel(network):
         layer.__class__ = real.IAttentionInputLayer
         fused = query.dtype != real.float32 and query.shape[-1] <= MOST_FUSED
         if not (fused or layer.attention.decomposable):
-            yield "CHECK(composite_op->is_decomposable()) failed. Attention operation was not supported by a dedicated kernel."
+            yield NO_KERNEL

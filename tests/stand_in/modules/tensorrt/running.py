@@ -80,8 +80,8 @@ class ICudaEngine:
         if plan["gpu"][1:] != (here.major, here.minor):
             raise Refused(
                 "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file is "
-                f"generated on an incompatible device, expecting compute {here.major}.{here.minor} got compute "
-                f"{plan['gpu'][1]}.{plan['gpu'][2]}, please rebuild.)"
+                f"generated on an incompatible device, expecting compute {here.major}.{here.minor} got "
+                f"compute {plan['gpu'][1]}.{plan['gpu'][2]}, please rebuild.)"
             )
         self.runtime, self.profiles, self.tf32 = runtime, plan["profiles"], plan["tf32"]
         self._weights = gpu.device.allocate(len(data))
@@ -113,6 +113,9 @@ class ICudaEngine:
     def get_device_memory_size_for_profile_v2(self, index):
         """Four times the inputs at their largest: a figure, no more."""
         return 16 * sum(int(np.prod(shapes[2])) for shapes in self.profiles[index].values())
+
+    def get_tensor_profile_shape(self, name, index):
+        return self.profiles[index][name]
 
     def create_execution_context(self, strategy=ExecutionContextAllocationStrategy.STATIC):
         try:
@@ -290,6 +293,7 @@ class IExecutionContext:
                 view = device.view(addresses[name], int(np.prod(shape)) * dtype.itemsize)
                 tensors[name] = view.copy().view(dtype).reshape(shape)
             for name, value in engine.compute(tensors).items():
-                device.view(addresses[name], value.nbytes)[:] = np.ascontiguousarray(value).view(np.uint8).ravel()
+                data = np.ascontiguousarray(value).view(np.uint8).ravel()
+                device.view(addresses[name], data.nbytes)[:] = data
 
         return work

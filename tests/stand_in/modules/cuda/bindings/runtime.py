@@ -1,4 +1,4 @@
-"""The calls of `cuda.bindings.runtime` over a stand-in for the GPU: each returns its status and its values."""
+"""The calls of `cuda.bindings.runtime` over a stand-in for the GPU: a status and values each."""
 
 import functools
 from enum import IntEnum
@@ -93,9 +93,7 @@ def cudaGetDeviceProperties(device, number):  # noqa: N802
     if number:
         raise Fault(gpu.INVALID_VALUE, "one GPU")
     name = device.name.encode().ljust(256, b"\0")
-    return SimpleNamespace(
-        name=name, major=device.major, minor=device.minor, totalGlobalMem=device.capacity
-    )
+    return SimpleNamespace(name=name, major=device.major, minor=device.minor, totalGlobalMem=device.capacity)
 
 
 @_call(2)
