@@ -99,9 +99,8 @@ def _show(file: Path) -> None:
     for figure in body.get("figures", ()):
         _say(f"{letter}  {figure['step']}: {figure['name']}: {figure['measured']} {figure['unit']}")
     for check in body.get("checks", ()):
-        _say(
-            f"{letter}  {check['step']}: {'passed' if check['passed'] else 'FAILED'}: {check['name']} ({check['found']})"
-        )
+        verdict = "passed" if check["passed"] else "FAILED"
+        _say(f"{letter}  {check['step']}: {verdict}: {check['name']} ({check['found']})")
     for step in body.get("steps", ()):
         if step["status"] != record.DONE:
             said = step.get("error") or step.get("reason") or ""
