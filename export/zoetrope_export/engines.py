@@ -12,9 +12,8 @@ from torch import nn
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_export import onnx_graphs
 from zoetrope_export.errors import ExportError
-from zoetrope_server.engines import ENGINES
+from zoetrope_server.engines import ENGINES, OPENVINO_FILE
 from zoetrope_server.engines.inductor import fp32_products
-from zoetrope_server.engines.openvino import FILE_NAME as OPENVINO_FILE
 
 _logger = logging.getLogger(__name__)
 

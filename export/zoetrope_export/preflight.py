@@ -7,6 +7,7 @@ decoder takes for a frame of 576x1024.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -23,6 +24,7 @@ from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines import stage_precision
 from zoetrope_server.engines.gpu import Gpu
+from zoetrope_server.engines.tensorrt import LIBRARIES
 
 _COMPONENT: Mapping[str, str] = {
     IMAGE_ENCODER.name: "image_encoder",
@@ -42,8 +44,14 @@ _KERNELS = 64 << 20
 """What an engine file holds beside its weights."""
 _DECODER_BYTES = 1.1e9 / (576 * 1024)
 """GPU memory of the decoder for each pixel of a chunk."""
-_UNET_TENSORS = 12
-"""Feature maps of the UNet's finest level that live at the same time."""
+_UNET_TENSORS = 24
+"""Feature maps of the UNet's finest level that live at the same time; the widest tensor alone has eight."""
+_ENCODER_BYTES = 128 * 4 * 6
+"""GPU memory of the VAE encoder at FP32 for each pixel: six feature maps of its finest level."""
+_CONTEXT_BYTES = 4 * (500 << 20)
+"""What CUDA and the engines' libraries take of the GPU in each of the four stage processes."""
+_LARGEST_GPU = 96 << 30
+"""The most memory of a GPU that TensorRT-RTX builds for."""
 _UNET_CHANNELS = 320
 _GIB = 1 << 30
 
@@ -107,6 +115,7 @@ def estimate(
     needs.append(_memory(weights, files, manifest))
     if gpu is not None and gpu.free is not None:
         needs.append(_gpu_memory(files, manifest, gpu.name, gpu.free))
+    needs += _scores(checkpoint, manifest, gpu)
     return needs
 
 
@@ -164,7 +173,7 @@ def _memory(weights: Mapping[str, int], files: Mapping[str, int], manifest: Mani
 
 
 def _gpu_memory(files: Mapping[str, int], manifest: Manifest, name: str, free: int) -> Need:
-    """All four engines, and the activations of the largest call of the UNet and the decoder."""
+    """All four engines and what is around them, and the activations of the largest calls."""
     height, width = max(manifest.sizes, key=math.prod)
     chunk = min(manifest.decode_chunk_size, max(manifest.num_frames))
     decoder = _DECODER_BYTES * height * width * chunk
@@ -172,10 +181,43 @@ def _gpu_memory(files: Mapping[str, int], manifest: Manifest, name: str, free: i
     unet = 2 * 2 * positions * manifest.max_batch_size * _UNET_CHANNELS * _UNET_TENSORS
     return Need(
         resource=f"memory of {name}",
-        wanted=int(sum(files.values()) + decoder + unet),
+        wanted=int(sum(files.values()) + decoder + unet + _ENCODER_BYTES * height * width + _CONTEXT_BYTES),
         available=free,
         advice="a smaller --max-batch, --decode-chunk or --size",
     )
+
+
+def _scores(checkpoint: Checkpoint, manifest: Manifest, gpu: Gpu | None) -> list[Need]:
+    """What the scores of the UNet's first attention take where no fused kernel computes them piece by piece.
+
+    TensorRT has none at FP32, and the graph that ONNX Runtime gets on a CPU has the scores as a tensor.
+    """
+    if manifest.precision != "fp32" or manifest.engine not in {*LIBRARIES, "onnxruntime"}:
+        return []
+    level, heads = _first_attention(checkpoint)
+    height, width = manifest.latent_size(max(manifest.sizes, key=math.prod))
+    tokens = (height >> level) * (width >> level)
+    wanted = 2 * max(manifest.num_frames) * heads * tokens**2 * _FP32_BYTES
+    on_cpu = manifest.engine == "onnxruntime"
+    known = gpu.free if gpu is not None else None
+    place = available_memory() if on_cpu else _LARGEST_GPU if known is None else known
+    other = "openvino" if on_cpu else "--precision bf16, which has the range of fp32"
+    return [
+        Need(
+            resource=f"{'' if on_cpu else 'GPU '}memory for the scores of an attention at fp32",
+            wanted=wanted,
+            available=place,
+            advice=f"use {other}, or a smaller --size",
+        )
+    ]
+
+
+def _first_attention(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The first level of the UNet that has attention, and its heads there."""
+    config = json.loads((checkpoint.directory / "unet" / "config.json").read_text())
+    kinds, heads = config["down_block_types"], config["num_attention_heads"]
+    level = next((index for index, kind in enumerate(kinds) if "CrossAttn" in kind), len(kinds) - 1)
+    return level, heads if isinstance(heads, int) else heads[level]
 
 
 def available_memory() -> int:

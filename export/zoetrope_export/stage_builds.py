@@ -18,16 +18,16 @@ from zoetrope_export import engine_cache, inductor_build, preflight, tensorrt_bu
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engine_cache import Cached, EngineCache
 from zoetrope_export.engines import TorchEngine, build_engine
+from zoetrope_export.errors import ExportError
 from zoetrope_export.half import HALVES, to_half
 from zoetrope_export.native_graphs import export_native
 from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ENGINE
 from zoetrope_export.profiles import profiles, size_groups
 from zoetrope_export.tensorrt_build import Builder, Progress
-from zoetrope_server.engines import Engine, open_engine, stage_precision
+from zoetrope_server.engines import Engine, EngineError, open_engine, stage_precision
 from zoetrope_server.engines.gpu import detect_gpu
 from zoetrope_server.engines.inductor import LIBRARY as INDUCTOR_LIBRARY
-from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 from zoetrope_server.engines.sidecar import EngineKey
 from zoetrope_server.engines.tensorrt import LIBRARIES
 
@@ -100,6 +100,8 @@ class StageBuilder:
         self._tensorrt = self._tensorrt_builder() if manifest.engine in LIBRARIES else None
         if manifest.engine == "aot-inductor":
             inductor_build.check_precision(manifest.precision)
+        if manifest.engine == "onnxruntime" and manifest.precision != "fp32":
+            _check_cuda_provider()
 
     @property
     def runs_here(self) -> bool:
@@ -109,7 +111,7 @@ class StageBuilder:
 
     def check_resources(self, out: Path) -> None:
         """Raises ExportError when disk, memory or GPU memory are too small for a repository at `out`."""
-        gpu = self._gpu if self._manifest.engine in LIBRARIES else None
+        gpu = self._gpu if self._on_gpu() else None
         cache = self._options.cache
         needs = preflight.estimate(self._checkpoint, self._manifest, out=out, cache=cache, gpu=gpu)
         preflight.check(needs, force=self._options.force)
@@ -138,9 +140,18 @@ class StageBuilder:
             return self._build_tensorrt(self._tensorrt, module, stage, directory, scratch)
         if engine == "aot-inductor":
             nodes = self._build_inductor(module, stage, directory)
+        elif self._manifest.precision != "fp32" and engine == "onnxruntime":
+            nodes = self._build_native(module, stage, directory)
         else:
             nodes = build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
         return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
+
+    def _on_gpu(self) -> bool:
+        """Whether the engines run on a GPU."""
+        facts = self._manifest
+        if facts.engine == "aot-inductor":
+            return inductor_build.device() == "cuda"
+        return facts.engine in LIBRARIES or (facts.engine == "onnxruntime" and facts.precision != "fp32")
 
     def _precision(self, stage: StageSpec) -> str:
         return stage_precision(stage, self._manifest.precision, self._manifest.engine)
@@ -175,7 +186,16 @@ class StageBuilder:
             return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
         if self._precision(stage) == "bf16":  # which ONNX Runtime does not have on a CPU
             return Built(engine=TorchEngine(module, stage), computed_by="torch (module)", nodes=nodes)
+        from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
+
         return Built(engine=OnnxRuntimeEngine(scratch), computed_by="onnxruntime (graph)", nodes=nodes)
+
+    def _build_native(self, module: nn.Module, stage: StageSpec, directory: Path) -> tuple[int, int]:
+        """The graph that TensorRT gets, for ONNX Runtime on a GPU; returns its nodes."""
+        if dtype := HALVES.get(self._precision(stage)):
+            module = to_half(module, stage, dtype)
+        graph = export_native(module, stage, trace_symbols(self._checkpoint), directory)
+        return graph.translated, graph.nodes
 
     def _build_inductor(self, module: nn.Module, stage: StageSpec, directory: Path) -> tuple[int, int]:
         """The package comes from the cache or is compiled; returns the nodes of the exported program."""
@@ -239,6 +259,15 @@ class StageBuilder:
             profiles=profiles(stage, self._manifest, self._options.profiles),
             options=builder.options(),
         )
+
+
+def _check_cuda_provider() -> None:
+    from zoetrope_server.engines.onnxruntime_cuda import check_provider
+
+    try:
+        check_provider()
+    except EngineError as error:
+        raise ExportError(str(error)) from error
 
 
 def _log(stage: StageSpec, cached: Cached) -> None:

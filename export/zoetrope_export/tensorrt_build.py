@@ -55,6 +55,7 @@ class Builder:
         target: what for, such as `sm89`.
         ahead: whether for a GPU that need not be here.
         workspace_gib: the most scratch memory of a kernel on the GPU, in GiB; None for all of it.
+        optimization_level: how long it may search, 0 to 5; None for the library's own choice, 3.
         timing_cache: where times of kernels are kept for the next build; None to keep none.
     """
 
@@ -62,11 +63,14 @@ class Builder:
     target: str
     ahead: bool
     workspace_gib: float | None = None
+    optimization_level: int | None = None
     timing_cache: Path | None = None
 
     def options(self) -> dict[str, str]:
         """What of this changes the engine beyond its target, for the engine's key."""
-        return {} if self.workspace_gib is None else {"workspace_gib": f"{self.workspace_gib:g}"}
+        said = {} if self.workspace_gib is None else {"workspace_gib": f"{self.workspace_gib:g}"}
+        level = self.optimization_level
+        return said if level is None else said | {"optimization_level": str(level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,8 @@ def configure(
     (config.set_flag if tf32 else config.clear_flag)(library.BuilderFlag.TF32)
     if builder.workspace_gib is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(builder.workspace_gib * _GIB))
+    if builder.optimization_level is not None:
+        config.builder_optimization_level = builder.optimization_level
     if builder.ahead:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, builder.target.upper()), 0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evidence import ran
 
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx")
@@ -74,6 +75,7 @@ def test_shapes_that_take_turns_replay_what_was_recorded(stand_in, opened, manif
         expected = fresh.run(drawn(shapes[number], turn))
         for key, value in expected.items():
             assert outputs[key].dtype == value.dtype and np.array_equal(outputs[key], value), (turn, number)
+    ran("stand-in", engine="tensorrt", precision="fp16", stages=[name])
 
 
 def test_videos_of_a_batch_and_rows_are_computed_apart(opened, manifest):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 import pytest
+from evidence import ran
 from fakes import png
 from stand_in.repositories import on_stand_in
 
@@ -15,6 +16,7 @@ pytest.importorskip("tensorrt_rtx")
 from zoetrope_bench.server import ServerFailed, serving  # noqa: E402
 from zoetrope_client import Client  # noqa: E402
 from zoetrope_core.errors import StageFailed  # noqa: E402
+from zoetrope_core.specs import STAGES  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 ASKED = {"num_inference_steps": 2, "seed": 3, "format": "gif"}
@@ -48,6 +50,7 @@ def test_videos_of_two_sizes_with_and_without_guidance(client, size, guidance):
     video = client.generate(png(), width=width, height=height, max_guidance_scale=guidance, **ASKED)
     pictures = frames(video)
     assert [each.shape[:2] for each in pictures] == [size] * 5
+    ran("stand-in", engine="tensorrt", precision="fp16", stages=STAGES)
 
 
 def test_videos_of_one_execution_are_what_each_is_alone(client):

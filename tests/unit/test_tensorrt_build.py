@@ -3,12 +3,14 @@
 import json
 import logging
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from evidence import ran
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
@@ -165,6 +167,7 @@ def test_a_repository_of_four_engines(repository):
         assert key.profiles == profiles(stage, manifest)
         assert key.options == {"workspace_gib": "1"}
         assert file.stat().st_size > 100_000
+        ran("built", engine="tensorrt-rtx", precision="fp16", stages=[name])
         assert sorted(path.name for path in folder.iterdir()) == sorted(
             [file.name, f"{file.name}.json", "model.py"]
         )
@@ -307,8 +310,8 @@ def test_capabilities():
 
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(tensorrt_build.LIBRARIES, "tensorrt-rtx", "tensorrt_rtx_missing")
-    with pytest.raises(ExportError, match="pip install tensorrt-rtx-cu13"):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(ExportError, match="pip install 'tensorrt-rtx-cu13>=1.7'"):
         tensorrt_build.load_library("tensorrt-rtx")
 
 

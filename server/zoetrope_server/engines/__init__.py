@@ -10,7 +10,7 @@ from zoetrope_core.errors import ZoetropeError
 from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_ENCODER, Array, StageSpec
 
 ENGINES: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("fp32",),
+    "onnxruntime": ("fp32", "fp16"),
     "openvino": ("fp32", "bf16"),
     "tensorrt": ("fp16", "bf16", "fp32"),
     "tensorrt-rtx": ("fp16", "bf16", "fp32"),
@@ -19,8 +19,10 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 """The engines that can be hosted here, and the precisions of each."""
 REDUCED_PRECISION_STAGES = frozenset({UNET.name, VAE_DECODER.name})
 """Stages that run below FP32: the encoders run once a request, and the FP16 VAE encoder overflows."""
-GPU_ENGINES = frozenset({"tensorrt", "tensorrt-rtx", "aot-inductor"})
-"""Engines that run on a GPU; all but `aot-inductor` do nothing else."""
+OPENVINO_FILE, ONNX_FILE = "model.xml", "model.onnx"
+"""The files of engines that have no sidecar."""
+GPU_ENGINES = frozenset({"tensorrt", "tensorrt-rtx", "aot-inductor", "onnxruntime"})
+"""Engines that run on a GPU; `aot-inductor` and `onnxruntime` run on a CPU too, at FP32."""
 TF32_STAGES = frozenset({IMAGE_ENCODER.name, VAE_ENCODER.name})
 """Stages whose FP32 products may take TF32 on a GPU: three times as fast, with the range of FP32."""
 
@@ -83,6 +85,10 @@ def open_engine(
         from zoetrope_server.engines.inductor import AotInductorEngine
 
         return AotInductorEngine(directory, stage, precision=kept)
+    if precision != "fp32":
+        from zoetrope_server.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+
+        return OnnxRuntimeCudaEngine(directory, stage, tf32=kept == "tf32")
     from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(directory)
