@@ -13,7 +13,7 @@ from typing import Any
 
 from zoetrope_bench.gpu import record
 from zoetrope_bench.gpu.device import Device
-from zoetrope_bench.gpu.parts import PARTS
+from zoetrope_bench.gpu.parts import PARTS, file_name
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"python": platform.python_version(), **device.facts()},
     }
-    kept = record.Record(options.out / f"{options.part}.json", facts, limit_s=options.limit_s)
+    kept = record.Record(options.out / file_name(options.part), facts, limit_s=options.limit_s)
     module = importlib.import_module(f"zoetrope_bench.gpu.{PARTS[options.part].module}")
     good = kept.run(module.steps(kept, device, options.scratch), device.is_lost)
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -36,9 +36,9 @@ class Device:
         """The card, its driver and the versions."""
         from zoetrope_server.engines.gpu import detect_gpu
 
-        facts: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
+        facts: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpu": None}
         if not self.toy and (gpu := detect_gpu()) is not None:
-            facts |= {"gpu": gpu.name, "target": gpu.target, "driver": gpu.driver}
+            facts["gpu"] = {"name": gpu.name, "compute_capability": gpu.target, "driver": gpu.driver}
         return facts
 
     def synchronize(self) -> None:

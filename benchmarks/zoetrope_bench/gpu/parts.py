@@ -38,6 +38,11 @@ BUDGET_S = sum(part.limit_s for part in PARTS.values())
 """All of them: six minutes."""
 
 
+def file_name(letter: str) -> str:
+    """The name of a part's result file."""
+    return f"gpu-{letter}.json"
+
+
 def limit_s(letter: str, rest: list[str], left_s: float) -> float:
     """The time of the next part: its share of what is left for it and the parts after it."""
     shares = [PARTS[each].limit_s for each in (letter, *rest)]

@@ -41,7 +41,7 @@ class Record:
         self.ends = self._began + limit_s
         self._step = ""
         self._body: dict[str, Any] = {**facts, "limit_s": round(limit_s, 1), "status": RUNNING}
-        self._body |= {"figures": [], "checks": [], "steps": []}
+        self._body |= {"figures": [], "checks": [], "steps": [], "details": {"paths": []}}
         self.save()
 
     def add(self, name: str, value: Value, unit: str = "") -> None:
@@ -55,6 +55,12 @@ class Record:
         """Notes whether something is as it must be, and what was found."""
         entry = {"step": self._step, "name": name, "passed": bool(passed), "found": found}
         self._body["checks"].append(entry)
+        self.save()
+
+    def ran(self, *, engine: str, precision: str, shapes: str, stages: Sequence[str]) -> None:
+        """Notes that a path of the GPU has run, for docs/status.md."""
+        path = {"engine": engine, "host": "python", "precision": precision, "shapes": shapes}
+        self._body["details"]["paths"].append({**path, "stages": list(stages)})
         self.save()
 
     def run(self, steps: Sequence[Step], lost: Callable[[], bool]) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope_bench.gpu import environment, record
-from zoetrope_bench.gpu.parts import BUDGET_S, PARTS, limit_s
+from zoetrope_bench.gpu.parts import BUDGET_S, PARTS, file_name, limit_s
 
 _GRACE_S = 3.0
 """How long a part has to write its file when its time is over, before it is killed."""
@@ -43,7 +43,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="zoetrope_bench.gpu.run", description="Everything that needs a GPU."
     )
     parser.add_argument("--parts", type=_letters, default=list(PARTS), help="such as 0,a,e (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu"), help="where JSON goes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where JSON goes")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all of them")
     parser.add_argument("--wheels", type=Path, help="directory of wheels that this machine lacks")
     parser.add_argument("--toy", action="store_true", help="rehearse on the CPU at tiny sizes")
@@ -69,14 +69,14 @@ def _run_part(
     scratch: Path,
 ) -> bool:
     """Runs one part; whether all of it went well."""
-    file = options.out / f"{letter}.json"
+    file = options.out / file_name(letter)
     file.unlink(missing_ok=True)
     words = [letter, "--out", options.out, "--scratch", scratch, "--limit-s", allowed_s]
     command = [str(python), "-m", "zoetrope_bench.gpu.child", *map(str, words), *["--toy"] * options.toy]
     process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     try:
         code = process.wait(allowed_s + _GRACE_S)
-        if code and _status(file) != record.FAILED:
+        if code and (not file.is_file() or _status(file) == record.RUNNING):
             record.close_killed(file, f"the process ended with code {code}")
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def _show(file: Path) -> None:
     body: dict[str, Any] = {"error": "no file was written"}
     if file.is_file():
         body = json.loads(file.read_text())
-    letter = file.stem
+    letter = file.stem.removeprefix(file_name("").removesuffix(".json"))
     for figure in body.get("figures", ()):
         _say(f"{letter}  {figure['step']}: {figure['name']}: {figure['measured']} {figure['unit']}")
     for check in body.get("checks", ()):
