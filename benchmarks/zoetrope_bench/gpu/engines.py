@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from zoetrope_bench.gpu.device import Device
+from zoetrope_bench.gpu.networks import toy_architecture
 from zoetrope_bench.gpu.record import Record, Step
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import STAGES, Array, StageSpec
@@ -47,15 +48,16 @@ def _write_repository(place: Path, checkpoint: Path, toy: bool) -> None:
     from zoetrope_export.random_checkpoint import write_random_checkpoint
     from zoetrope_export.stage_builds import BuildOptions
 
-    size = (64, 96) if toy else (128, 192)
-    write_random_checkpoint(replace(TINY, num_frames=6, size=size), checkpoint)
+    architecture = toy_architecture() if toy else replace(TINY, num_frames=6)
+    size, frames = architecture.size, architecture.num_frames
+    write_random_checkpoint(architecture, checkpoint)
     opened = open_checkpoint(str(checkpoint))
     manifest = opened.manifest(
         engine=ENGINE,
         precision="fp32" if toy else "fp16",
         sizes=(size,),
-        num_frames=(6,),
-        decode_chunk_size=4,
+        num_frames=(frames,),
+        decode_chunk_size=frames - frames // 3,
         max_batch_size=2,
     )
     options = BuildOptions(cache=checkpoint.parent / "engines")

@@ -38,6 +38,19 @@ class Network:
     symbols: Mapping[str, int]
 
 
+def toy_architecture() -> Any:
+    """The smallest of the family: for rehearsals, whose compiler has few cores."""
+    from zoetrope_export.architectures import TINY
+
+    levels: dict[str, Any] = {
+        "unet_channels": (32, 64),
+        "unet_heads": (1, 2),
+        "vae_channels": (32, 32),
+        "clip_layers": 1,
+    }
+    return replace(TINY, num_frames=3, size=(16, 24), **levels)
+
+
 class Lab:
     """The networks of the part, their inputs, and what is measured of each."""
 
@@ -48,9 +61,9 @@ class Lab:
     @cached_property
     def architecture(self) -> Any:
         """SVD-XT, or something tiny of the same family."""
-        from zoetrope_export.architectures import SVD_XT, TINY
+        from zoetrope_export.architectures import SVD_XT
 
-        return replace(TINY, num_frames=3, size=(32, 48)) if self._device.toy else SVD_XT
+        return toy_architecture() if self._device.toy else SVD_XT
 
     @cached_property
     def floor_tflops(self) -> float:
