@@ -73,20 +73,21 @@ def deployments(facts: Manifest, steps: int) -> tuple[Deployment, ...]:
         Deployment(
             name="SVD-XT",
             manifest=replace(facts, decode_chunk_size=7),
-            seconds=_seconds(step=0.220, chunk=0.060, encoder=0.020),
+            seconds=engine_seconds(step=0.220, chunk=0.060, encoder=0.020),
             request={"num_inference_steps": steps},
             targets=(STEP_TARGET_MS, VIDEO_TARGET_MS),
         ),
         Deployment(
             name="LCM, 4 steps of 256x256",
             manifest=small,
-            seconds=_seconds(step=0.010, chunk=0.011, encoder=0.008),
+            seconds=engine_seconds(step=0.010, chunk=0.011, encoder=0.008),
             request={"num_inference_steps": 4, "sampler": "lcm", "max_guidance_scale": 1.0},
         ),
     )
 
 
-def _seconds(*, step: float, chunk: float, encoder: float) -> dict[str, float]:
+def engine_seconds(*, step: float, chunk: float, encoder: float) -> dict[str, float]:
+    """How long an execution of each stage takes, by the stage's name."""
     return {
         IMAGE_ENCODER.name: encoder, VAE_ENCODER.name: encoder, UNET.name: step, VAE_DECODER.name: chunk
     }  # fmt: skip
