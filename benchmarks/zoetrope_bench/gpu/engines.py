@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ def steps(record: Record, device: Device, scratch: Path) -> list[Step]:
     ]
 
 
-@cache
 def repository(scratch: Path, *, toy: bool) -> Path:
-    """The repository of the checkpoint, exported when it is asked for first; raises ZoetropeError."""
-    place = scratch / "repository"
+    """The repository of the checkpoint, exported when it is asked for first; one that fails fails once."""
+    place, failure = scratch / "repository", scratch / "repository.failed"
+    if failure.is_file():
+        raise RuntimeError(f"there is no repository: {failure.read_text()}")
     if not place.is_dir():
+        failure.write_text("its export did not end")
         _write_repository(place, scratch / "checkpoint", toy)
+        failure.unlink()
     return place
 
 
