@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evidence import ran
+from stand_in import fixtures
 
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx")
@@ -16,10 +17,13 @@ from zoetrope_server.batching import example_inputs, served_shapes  # noqa: E402
 from zoetrope_server.engines import EngineError, open_engine  # noqa: E402
 from zoetrope_server.engines.sidecar import Sidecar, find_engine  # noqa: E402
 
+exported = fixtures.exported
+stand_in = fixtures.stand_in
+
 
 @pytest.fixture(scope="module")
 def repository(exported):
-    return exported[0]
+    return exported
 
 
 @pytest.fixture(scope="module")
