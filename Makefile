@@ -6,8 +6,10 @@ SOURCES := core server client export benchmarks tests demo examples model_reposi
 TOOLS := .venv-tools
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 SPACE := $(subst ,, )
+CLIENT := .venv-client
+WORKERS ?= 3
 
-.PHONY: help demo check lint types test test-full gpu full-size performance policy tools clean
+.PHONY: help demo check lint types test test-client test-full gpu full-size performance policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,20 +28,30 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.serve  ## A photo in, a video out, through the real server: out/demo.mp4
 	$(BIN)/python demo/run.py
 
-check: lint types test  ## What CI runs
+check: lint types test-client test  ## What CI runs
 
 lint: $(VENV)/.dev  ## ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## mypy, strict, for both versions of Python
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.12
 
 test: $(VENV)/.dev  ## All tests but the long ones
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
+
+# The client as people install it: without the server's libraries, and with numpy 2.
+$(CLIENT)/.done: pyproject.toml
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/python -m pip install --quiet -e . pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis 'numpy>=2'
+	touch $@
+
+test-client: $(CLIENT)/.done  ## Tests of core and client in an environment that has nothing else
+	$(CLIENT)/bin/python -m pytest -q tests/unit/test_core_*.py tests/unit/test_client_*.py tests/contract/test_wire.py
 
 test-full: $(VENV)/.dev  ## All tests, the long ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # An environment of its own: its dependencies are pinned, and not to ours. It asks nobody and downloads no rules.
 out/policy/bin/checkov:

@@ -14,6 +14,12 @@ SHM = Path("/dev/shm")
 PREFIX = "shm-region-prefix-name="
 
 
+def control_of(server):
+    """The control socket of a server's orchestrator."""
+    triton = psutil.Process(server.ports["triton_pid"])
+    return ControlClient(path=Path(triton.environ()["ZOETROPE_CONTROL_SOCKET"]))
+
+
 class Footprint:
     """Reads what one server holds; processes go by their role, since decode workers are replaced."""
 
@@ -21,7 +27,7 @@ class Footprint:
         self._supervisor = psutil.Process(server.process.pid)
         triton = psutil.Process(server.ports["triton_pid"])
         self.prefix = next(part.split(PREFIX)[1].split(",")[0] for part in triton.cmdline() if PREFIX in part)
-        self.control = ControlClient(path=Path(triton.environ()["ZOETROPE_CONTROL_SOCKET"]))
+        self.control = control_of(server)
 
     def read(self):
         """Amounts by (role, what): "rss" and "shm" in bytes, "files" and "threads" in numbers."""

@@ -1,4 +1,4 @@
-"""A real gRPC server on a real socket that speaks the contract by a script; no Triton."""
+"""Servers that speak the contract by a script, without Triton: over a real socket, or in this process."""
 
 import threading
 import time
@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+from tritonclient.utils import serialize_byte_tensor
 
+from zoetrope_client.mock_channels import decode, encode
+from zoetrope_client.testing import MockTransport, StatusError
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
 from zoetrope_core.errors import Overloaded
@@ -30,35 +32,11 @@ METADATA = describe(
 """What a server may say of itself; see `Servicer.told`."""
 
 
-def encode(response):
-    """The ModelStreamInferResponse of a response, as Triton builds it."""
-    message = service_pb2.ModelStreamInferResponse()
-    result = message.infer_response
-    result.model_name = contract.MODEL
-    for name, tensor in contract.pack_response(response).items():
-        if tensor.dtype == np.object_:
-            result.outputs.add(name=name, datatype="BYTES", shape=tensor.shape)
-            result.raw_output_contents.append(serialize_byte_tensor(tensor).item())
-        else:
-            result.outputs.add(name=name, datatype="UINT8", shape=tensor.shape)
-            result.raw_output_contents.append(tensor.tobytes())
-    return message
-
-
 def final():
     """The empty response with which Triton ends a request."""
     message = service_pb2.ModelStreamInferResponse()
     message.infer_response.parameters["triton_final_response"].bool_param = True
     return message
-
-
-def decode(message):
-    """The encoded image and the request of a ModelInferRequest."""
-    tensors = {
-        tensor.name: deserialize_bytes_tensor(content).reshape(tuple(tensor.shape))
-        for tensor, content in zip(message.inputs, message.raw_input_contents, strict=True)
-    }
-    return contract.unpack_request(tensors)
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -120,6 +98,24 @@ def serving(script, *, port=0):
         servicer.closing.set()
         server.stop(grace=None).wait()
         pool.shutdown()
+
+
+class Mocked(MockTransport):
+    """A transport that answers each stream with a script, as `Servicer` does."""
+
+    def __init__(self, script, **settings):
+        super().__init__(lambda call: script(self, call.image, call.request, Context()), **settings)
+
+    @property
+    def requests(self):
+        return [(call.image, call.request) for call in self.calls]
+
+
+class Context:
+    """What the scripts that run in this process ask of gRPC."""
+
+    def abort(self, status, message):
+        raise StatusError(status, message)
 
 
 def accepted(request):
@@ -217,7 +213,8 @@ def picturing(preview):
             yield response
             if isinstance(response, Response) and isinstance(response.event, Progress):
                 yield Response(preview=preview)
-                time.sleep(0.3)
+            elif isinstance(response, Response) and response.frames is not None:
+                time.sleep(0.5)
 
     return script
 
@@ -254,7 +251,7 @@ def hanging_after_an_error(servicer, image, request, context):
 def ending_after_an_error(servicer, image, request, context):
     """Takes a moment to end the stream after its `error` event."""
     yield Response(event=Failed(code="stage_failed", status="INTERNAL", message="boom"))
-    time.sleep(0.2)
+    time.sleep(0.1)
 
 
 REQUEST = GenerateRequest(seed=7)

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from footprint import control_of
 from tritonclient import grpc as triton
+from waiting import wait_until
 
 from zoetrope_client import Client, Frames
 from zoetrope_core.contract import pack_request, unpack_response
@@ -21,16 +23,18 @@ def counts(server, model="unet"):
     return stats.inference_count, stats.execution_count
 
 
-def settled(server, model="unet", seconds=1.0):
-    """The inferences of a model once they have not grown for a while."""
-    before, limit = -1, time.monotonic() + 20
-    while time.monotonic() < limit:
-        now = counts(server, model)[0]
-        if now == before:
-            return now
-        before = now
-        time.sleep(seconds)
-    raise AssertionError(f"{model} does not come to rest")
+def settled(server, model="unet"):
+    """The inferences of a model once the server is idle and no call of a cancelled request goes on."""
+    control = control_of(server)
+    wait_until(lambda: control.status().idle, 20)
+
+    def at_rest():
+        before = counts(server, model)[0]
+        time.sleep(0.3)  # longer than a call; Triton counts it when it ends
+        return counts(server, model)[0] == before
+
+    wait_until(at_rest, 20)
+    return counts(server, model)[0]
 
 
 def raw_inputs(**fields):

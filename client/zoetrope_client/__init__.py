@@ -15,7 +15,7 @@ from zoetrope_client.events import (
     Warned,
 )
 from zoetrope_client.retry import Retry
-from zoetrope_client.transport import Tls
+from zoetrope_client.transport import BaseTransport, Tls, Transport
 from zoetrope_client.video import Video
 from zoetrope_core.metadata import Metadata
 from zoetrope_core.request import GenerateRequest
@@ -24,6 +24,7 @@ __all__ = [
     "Accepted",
     "AsyncClient",
     "BadResponse",
+    "BaseTransport",
     "Client",
     "ConnectionLost",
     "Done",
@@ -38,6 +39,7 @@ __all__ = [
     "Retry",
     "ServerUnavailable",
     "Tls",
+    "Transport",
     "Video",
     "Warned",
 ]

@@ -17,7 +17,15 @@ from zoetrope_client import codec
 from zoetrope_client.events import Event
 from zoetrope_client.picture import ImageSource, read_image
 from zoetrope_client.retry import USUAL, Attempts, Retry
-from zoetrope_client.transport import Compression, Headers, Tls, Transport
+from zoetrope_client.transport import (
+    USUAL_URL,
+    BaseTransport,
+    Compression,
+    Headers,
+    Tls,
+    ask_headers_async,
+    resolve,
+)
 from zoetrope_client.video import Assembly, Video
 from zoetrope_core import contract
 from zoetrope_core.errors import Cancelled
@@ -39,7 +47,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str = USUAL_URL,
         *,
         credentials: Tls | grpc.ChannelCredentials | None = None,
         headers: Headers | None = None,
@@ -48,13 +56,14 @@ class AsyncClient:
         keepalive_s: float | None = codec.KEEPALIVE_S,
         max_message_bytes: int | None = None,
         channel_args: Iterable[tuple[str, Any]] = (),
+        transport: BaseTransport | None = None,
     ) -> None:
         """Prepares the connection; arguments and errors as for `Client`."""
-        self._retry = retry
-        self._transport = Transport(
-            url,
+        self._headers, self._retry = headers, retry
+        self._transport = resolve(
+            transport,
+            url=url,
             credentials=credentials,
-            headers=headers,
             compression=compression,
             keepalive_s=keepalive_s,
             max_message_bytes=max_message_bytes,
@@ -82,7 +91,7 @@ class AsyncClient:
 
     async def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
-        request, headers = service_pb2.ServerReadyRequest(), await self._transport.metadata_async()
+        request, headers = service_pb2.ServerReadyRequest(), await ask_headers_async(self._headers)
         try:
             with _closing_told_apart():
                 answer = await self._stub.ServerReady(request, metadata=headers, timeout=timeout_s)
@@ -92,12 +101,12 @@ class AsyncClient:
 
     async def metadata(self, *, timeout_s: float = 5.0) -> Metadata:
         """What the server can do; errors as of `Client.metadata`."""
-        attempts = Attempts(self._retry, deadline_s=timeout_s)
+        attempts = self._attempts(timeout_s)
 
         async def ask() -> Metadata:
             return await self._ask_metadata(attempts)
 
-        found: Metadata = await AsyncRetrying(**attempts.policy())(ask)
+        found: Metadata = await self._retrying(attempts)(ask)
         return found
 
     async def generate(
@@ -133,7 +142,7 @@ class AsyncClient:
         is collected: use `contextlib.aclosing`.
         """
         wanted = codec.build_request(request, fields, deadline_s)
-        attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        attempts = self._attempts(wanted.deadline_s, patience_s)
         attempts.hold()
         return self._events(image, wanted, attempts)
 
@@ -148,18 +157,26 @@ class AsyncClient:
             events = self._attempt(data, request, attempts)
             return await anext(events), events
 
-        answered: _Answered = await AsyncRetrying(**attempts.policy())(begin)
+        answered: _Answered = await self._retrying(attempts)(begin)
         first, others = answered
         async with aclosing(others):
             yield first
             async for event in others:
                 yield event
 
+    def _attempts(self, deadline_s: float | None, patience_s: float = 0.0) -> Attempts:
+        return Attempts(
+            self._retry, clock=self._transport.clock, deadline_s=deadline_s, patience_s=patience_s
+        )
+
+    def _retrying(self, attempts: Attempts) -> AsyncRetrying:
+        return AsyncRetrying(**attempts.policy(), sleep=self._transport.clock.sleep_async)
+
     async def _attempt(
         self, image: bytes, request: GenerateRequest, attempts: Attempts
     ) -> AsyncGenerator[Event, None]:
         reader = codec.StreamReader(self._transport.url)
-        headers = await _in_time(self._transport.metadata_async(), attempts)
+        headers = await _in_time(ask_headers_async(self._headers), attempts)
         rest = attempts.rest(request)
         messages = iter((codec.encode(image, rest),))
         with _closing_told_apart():
@@ -182,7 +199,7 @@ class AsyncClient:
 
     async def _ask_metadata(self, attempts: Attempts) -> Metadata:
         request = service_pb2.ModelConfigRequest(name=contract.MODEL)
-        headers = await _in_time(self._transport.metadata_async(), attempts)
+        headers = await _in_time(ask_headers_async(self._headers), attempts)
         try:
             with _closing_told_apart():
                 answer = await self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())

@@ -15,7 +15,15 @@ from zoetrope_client import codec
 from zoetrope_client.events import Event
 from zoetrope_client.picture import ImageSource, read_image
 from zoetrope_client.retry import USUAL, Attempts, Retry
-from zoetrope_client.transport import Compression, Headers, Tls, Transport
+from zoetrope_client.transport import (
+    USUAL_URL,
+    BaseTransport,
+    Compression,
+    Headers,
+    Tls,
+    ask_headers,
+    resolve,
+)
 from zoetrope_client.video import Video, collect
 from zoetrope_core import contract
 from zoetrope_core.metadata import Metadata
@@ -32,7 +40,7 @@ class Client:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str = USUAL_URL,
         *,
         credentials: Tls | grpc.ChannelCredentials | None = None,
         headers: Headers | None = None,
@@ -41,6 +49,7 @@ class Client:
         keepalive_s: float | None = codec.KEEPALIVE_S,
         max_message_bytes: int | None = None,
         channel_args: Iterable[tuple[str, Any]] = (),
+        transport: BaseTransport | None = None,
     ) -> None:
         """Opens a channel; the connection itself is made by the first call.
 
@@ -55,15 +64,18 @@ class Client:
                 connections that ping more often than they like, Triton by default every 5 minutes.
             max_message_bytes: the most bytes of one message, each way; 2 GB without.
             channel_args: further gRPC channel arguments; they go before all of these.
+            transport: carries the calls in place of a connection to `url`, such as
+                `zoetrope_client.testing.MockTransport`; only `headers` and `retry` go with it.
 
         Raises:
             OSError: a certificate or key cannot be read.
+            ValueError: a transport is given, and a setting of the connection that it does not see.
         """
-        self._retry = retry
-        self._transport = Transport(
-            url,
+        self._headers, self._retry = headers, retry
+        self._transport = resolve(
+            transport,
+            url=url,
             credentials=credentials,
-            headers=headers,
             compression=compression,
             keepalive_s=keepalive_s,
             max_message_bytes=max_message_bytes,
@@ -84,7 +96,7 @@ class Client:
 
     def health(self, *, timeout_s: float = 5.0) -> bool:
         """Whether the server answers and is ready."""
-        request, headers = service_pb2.ServerReadyRequest(), self._transport.metadata()
+        request, headers = service_pb2.ServerReadyRequest(), ask_headers(self._headers)
         try:
             return bool(self._stub.ServerReady(request, metadata=headers, timeout=timeout_s).ready)
         except grpc.RpcError:
@@ -98,8 +110,8 @@ class Client:
             ServerUnavailable: no server is ready at the address.
             ZoetropeError: whatever else the server reports.
         """
-        attempts = Attempts(self._retry, deadline_s=timeout_s)
-        return Retrying(**attempts.policy())(lambda: self._ask_metadata(attempts))
+        attempts = self._attempts(timeout_s)
+        return self._retrying(attempts)(lambda: self._ask_metadata(attempts))
 
     def generate(
         self,
@@ -147,7 +159,7 @@ class Client:
             OSError: the image's file cannot be read.
         """
         wanted = codec.build_request(request, fields, deadline_s)
-        attempts = Attempts(self._retry, deadline_s=wanted.deadline_s, patience_s=patience_s)
+        attempts = self._attempts(wanted.deadline_s, patience_s)
         data = read_image(image)
         attempts.hold()
         return self._events(data, wanted, attempts)
@@ -162,16 +174,24 @@ class Client:
             events = self._attempt(image, request, attempts)
             return next(events), events
 
-        first, others = Retrying(**attempts.policy())(begin)
+        first, others = self._retrying(attempts)(begin)
         with closing(others):
             yield first
             yield from others
+
+    def _attempts(self, deadline_s: float | None, patience_s: float = 0.0) -> Attempts:
+        return Attempts(
+            self._retry, clock=self._transport.clock, deadline_s=deadline_s, patience_s=patience_s
+        )
+
+    def _retrying(self, attempts: Attempts) -> Retrying:
+        return Retrying(**attempts.policy(), sleep=self._transport.clock.sleep)
 
     def _attempt(
         self, image: bytes, request: GenerateRequest, attempts: Attempts
     ) -> Generator[Event, None, None]:
         reader = codec.StreamReader(self._transport.url)
-        headers = self._transport.metadata()  # which may take a while
+        headers = ask_headers(self._headers)  # which may take a while
         rest = attempts.rest(request)
         messages = iter((codec.encode(image, rest),))
         call = self._stub.ModelStreamInfer(messages, metadata=headers, timeout=rest.deadline_s)
@@ -189,7 +209,7 @@ class Client:
             call.cancel()
 
     def _ask_metadata(self, attempts: Attempts) -> Metadata:
-        request, headers = service_pb2.ModelConfigRequest(name=contract.MODEL), self._transport.metadata()
+        request, headers = service_pb2.ModelConfigRequest(name=contract.MODEL), ask_headers(self._headers)
         try:
             answer = self._stub.ModelConfig(request, metadata=headers, timeout=attempts.left_s())
         except grpc.RpcError as error:

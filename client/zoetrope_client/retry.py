@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
@@ -18,6 +19,22 @@ from zoetrope_core.request import GenerateRequest
 _logger = logging.getLogger(__name__)
 _LEAST_S = 0.001
 """The shortest deadline that a request can name."""
+
+
+class Clock:
+    """The time that a client's deadlines and pauses go by."""
+
+    def now(self) -> float:
+        """Seconds since some moment in the past."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+        time.sleep(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Waits in an event loop."""
+        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +66,19 @@ USUAL = Retry()
 class Attempts:
     """The attempts of one call, and what they may still take: one clock for all that the call waits for."""
 
-    def __init__(self, retry: Retry, *, deadline_s: float | None = None, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        retry: Retry,
+        *,
+        clock: Clock,
+        deadline_s: float | None = None,
+        patience_s: float = 0.0,
+    ) -> None:
         """Starts the clock.
 
         Args:
             retry: how often and after which pauses.
+            clock: what the seconds are measured by.
             deadline_s: seconds from now for all attempts together.
             patience_s: seconds from now for which refusals are waited out.
 
@@ -64,19 +89,19 @@ class Attempts:
             allowed, got = "a number from 0", repr(patience_s)
             message = f"patience_s: got {got}, allowed is {allowed}"
             raise InvalidRequest(message, field="patience_s", value=got, allowed=allowed)
-        self._retry, self._patience_s = retry, patience_s
+        self._retry, self._clock, self._patience_s = retry, clock, patience_s
         self._deadline_s = math.inf if deadline_s is None else deadline_s
-        self._began = self._held = time.monotonic()
+        self._began = self._held = clock.now()
         self._unanswered = 0
         self._backoff = tenacity.wait_random_exponential(retry.first_s, retry.longest_s)
 
     def hold(self) -> None:
         """Stops the clock: nobody waits yet."""
-        self._held = time.monotonic()
+        self._held = self._clock.now()
 
     def resume(self) -> None:
         """Lets the clock go on from where `hold` stopped it."""
-        self._began += time.monotonic() - self._held
+        self._began += self._clock.now() - self._held
 
     def rest(self, request: GenerateRequest) -> GenerateRequest:
         """The request with what is left of its deadline; raises DeadlineExceeded where that is nothing."""
@@ -95,10 +120,10 @@ class Attempts:
         return DeadlineExceeded("the deadline passed before the request was sent")
 
     def _spent_s(self) -> float:
-        return time.monotonic() - self._began
+        return self._clock.now() - self._began
 
     def policy(self) -> dict[str, Any]:
-        """The arguments of tenacity's `Retrying` or `AsyncRetrying`; the last error is raised as it is."""
+        """The arguments of tenacity's `Retrying` or `AsyncRetrying` but `sleep`; the last error is raised."""
         return {
             "retry": tenacity.retry_if_exception(self._is_safe),
             "wait": self._pause_s,

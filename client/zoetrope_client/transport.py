@@ -1,8 +1,10 @@
-"""How a client reaches its server: address, TLS, headers, compression, keepalive, message sizes."""
+"""How a client reaches its server: address, TLS, compression, keepalive, message sizes, headers."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import grpc
 
 from zoetrope_client import codec
+from zoetrope_client.retry import Clock
 
 Pem: TypeAlias = str | os.PathLike[str] | bytes
 """A file in PEM format: its path, or its content as bytes."""
@@ -18,6 +21,7 @@ HeaderValues: TypeAlias = Mapping[str, str | bytes]
 Headers: TypeAlias = HeaderValues | Callable[[], HeaderValues | Awaitable[HeaderValues]]
 """Headers of every call; a function is asked anew for each attempt, such as for a token that expires."""
 Compression: TypeAlias = Literal["gzip", "deflate"]
+USUAL_URL = "127.0.0.1:8001"
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
@@ -47,19 +51,38 @@ class Tls:
         return grpc.ssl_channel_credentials(*map(_content, pems))
 
 
-class Transport:
-    """Opens channels of gRPC's synchronous or asynchronous kind, and knows each call's headers."""
+class BaseTransport(ABC):
+    """What carries the calls of a client; `Transport` does so over the network.
+
+    Attributes:
+        url: the server's address, for messages.
+        clock: the time that the client's deadlines and pauses go by.
+    """
+
+    url: str
+    clock: Clock = Clock()
+
+    @abstractmethod
+    def channel(self, kind: Any) -> Any:
+        """A channel, which connects by its first call.
+
+        Args:
+            kind: the module `grpc`, or `grpc.aio` for a channel that belongs to the running event loop.
+        """
+
+
+class Transport(BaseTransport):
+    """Opens gRPC channels to an address."""
 
     def __init__(
         self,
-        url: str,
+        url: str = USUAL_URL,
         *,
-        credentials: Any,
-        headers: Headers | None,
-        compression: Compression | None,
-        keepalive_s: float | None,
-        max_message_bytes: int | None,
-        channel_args: Iterable[tuple[str, Any]],
+        credentials: Tls | grpc.ChannelCredentials | None = None,
+        compression: Compression | None = None,
+        keepalive_s: float | None = codec.KEEPALIVE_S,
+        max_message_bytes: int | None = None,
+        channel_args: Iterable[tuple[str, Any]] = (),
     ) -> None:
         """Takes the arguments of `Client`.
 
@@ -68,7 +91,6 @@ class Transport:
             ValueError: there is no such compression.
         """
         self.url = url
-        self._headers = headers
         self._credentials = credentials.credentials() if isinstance(credentials, Tls) else credentials
         self._compression = _algorithm(compression)
         name = credentials.server_name if isinstance(credentials, Tls) else None
@@ -78,29 +100,41 @@ class Transport:
         )
 
     def channel(self, kind: Any) -> Any:
-        """A channel that connects by its first call.
-
-        Args:
-            kind: the module `grpc`, or `grpc.aio` for one that belongs to the running event loop.
-        """
+        """A channel with the settings of this transport; see `BaseTransport.channel`."""
         settings = {"options": self._options, "compression": self._compression}
         if self._credentials is None:
             return kind.insecure_channel(self.url, **settings)
         return kind.secure_channel(self.url, self._credentials, **settings)
 
-    def metadata(self) -> Metadata:
-        """The headers of the next call; raises TypeError for a provider that is a coroutine function."""
-        values = self._headers() if callable(self._headers) else self._headers
-        if isinstance(values, Awaitable):
-            if hasattr(values, "close"):
-                values.close()  # or Python warns that it was never awaited
-            raise TypeError("a header provider that is a coroutine function needs AsyncClient")
-        return _lowered(values)
 
-    async def metadata_async(self) -> Metadata:
-        """The headers of the next call, from a function or a coroutine function."""
-        values = self._headers() if callable(self._headers) else self._headers
-        return _lowered(await values if isinstance(values, Awaitable) else values)
+def resolve(transport: BaseTransport | None, **settings: Any) -> BaseTransport:
+    """The transport that is given, or else a `Transport` with these settings.
+
+    Raises:
+        ValueError: a transport is given, and a setting that it does not see.
+    """
+    if transport is None:
+        return Transport(**settings)
+    usual = inspect.signature(Transport).parameters
+    if unseen := [name for name, value in settings.items() if value != usual[name].default]:
+        raise ValueError(f"{unseen[0]}: the transport has its own; set it there")
+    return transport
+
+
+def ask_headers(headers: Headers | None) -> Metadata:
+    """The headers of the next call; raises TypeError for a provider that is a coroutine function."""
+    values = headers() if callable(headers) else headers
+    if isinstance(values, Awaitable):
+        if hasattr(values, "close"):
+            values.close()  # or Python warns that it was never awaited
+        raise TypeError("a header provider that is a coroutine function needs AsyncClient")
+    return _lowered(values)
+
+
+async def ask_headers_async(headers: Headers | None) -> Metadata:
+    """The headers of the next call, from a function or a coroutine function."""
+    values = headers() if callable(headers) else headers
+    return _lowered(await values if isinstance(values, Awaitable) else values)
 
 
 _COMPRESSIONS: Mapping[str, Any] = {

@@ -1,17 +1,16 @@
 """Real servers: the embedded Triton over real sockets."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import artifacts
 import pytest
+from timed_repository import write_timed_repository
 
 from zoetrope_bench.noop_repository import write_noop_repository
 from zoetrope_bench.overhead import SVD_XT
 from zoetrope_bench.server import serving
 from zoetrope_client import Client
+from zoetrope_export.architectures import ARCHITECTURES
 
 NOOP = replace(
     SVD_XT, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=4, embedding_dim=8, max_batch_size=4
@@ -21,39 +20,27 @@ NOOP = replace(
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory):
-    """A repository with the engines of a tiny random checkpoint: OpenVINO, FP32, batches of up to 4.
-
-    ZOETROPE_TEST_REPOSITORY names one that was exported before, which saves the export.
-    """
-    if given := os.environ.get("ZOETROPE_TEST_REPOSITORY"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("tiny")
-    checkpoint, target = str(folder / "checkpoint"), folder / "repository"
-    zoetrope("checkpoint", "random", "--like", "tiny", "--out", checkpoint)
-    shape = ("--size", "64x96", "--frames", "6", "--decode-chunk", "4", "--max-batch", "4")
-    zoetrope(
-        "export", checkpoint, "--engine", "openvino", "--precision", "fp32", *shape, "--out", str(target)
+    """A repository with the engines of a tiny random checkpoint: OpenVINO, FP32, batches of up to 4."""
+    return artifacts.repository(
+        artifacts.checkpoint(ARCHITECTURES["tiny"]),
+        engine="openvino",
+        sizes=((64, 96),),
+        frames=(6,),
+        chunk=4,
+        max_batch=4,
     )
-    return target
 
 
 @pytest.fixture(scope="session")
 def sized_repository(tmp_path_factory):
     """A repository of ONNX Runtime that serves what lies between two sizes and two frame counts."""
-    folder = tmp_path_factory.mktemp("sizes")
-    checkpoint, target = str(folder / "checkpoint"), folder / "repository"
-    zoetrope("checkpoint", "random", "--like", "tiny", "--out", checkpoint)
-    shapes = ("--size", "64x96", "--size", "96x64", "--frames", "6", "--frames", "4")
-    trained = ("--trained-size", "64x96", "--out", str(target))
-    zoetrope("export", checkpoint, "--engine", "onnxruntime", *shapes, *trained)
-    return target
-
-
-def zoetrope(*arguments):
-    """Runs a `zoetrope` command as a user does."""
-    command = [str(Path(sys.executable).parent / "zoetrope"), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    return artifacts.repository(
+        artifacts.checkpoint(ARCHITECTURES["tiny"]),
+        engine="onnxruntime",
+        sizes=((64, 96), (96, 64)),
+        frames=(6, 4),
+        trained_size=(64, 96),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +67,44 @@ def noop_repository(tmp_path_factory):
 def noop_manifest():
     """The facts of a repository whose stages compute nothing, for tests that write their own."""
     return NOOP
+
+
+STEP_SECONDS = 0.05
+
+
+@pytest.fixture(scope="session")
+def timed_repository(tmp_path_factory, noop_manifest):
+    """A repository whose denoising step takes `STEP_SECONDS`."""
+    path = tmp_path_factory.mktemp("timed") / "repository"
+    return write_timed_repository(path, noop_manifest, step_seconds=STEP_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def timed_server(timed_repository, tmp_path_factory):
+    """A step takes a known time; two requests run and two wait."""
+    log = tmp_path_factory.mktemp("timed-server") / "log"
+    with serving(timed_repository, log, "--max-active", "2", "--max-waiting", "2") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def single_server(timed_repository, tmp_path_factory):
+    """A step takes a known time; one request runs and one waits."""
+    log = tmp_path_factory.mktemp("single-server") / "log"
+    with serving(timed_repository, log, "--max-active", "1", "--max-waiting", "1") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def roomy_server(noop_repository, tmp_path_factory):
+    """Stages that compute nothing, and room for many requests."""
+    log = tmp_path_factory.mktemp("roomy-server") / "log"
+    with serving(noop_repository, log, "--max-active", "8", "--max-waiting", "64") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sized_server(sized_repository, tmp_path_factory):
+    """A server of what lies between two sizes and two frame counts."""
+    with serving(sized_repository, tmp_path_factory.mktemp("sized-server") / "log") as running:
+        yield running

@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 from fakes import png
+from metrics import busy, metric
 from rawtriton import PHOTO
-from timed_repository import write_timed_repository
+from waiting import wait_until, wait_until_async
 
-from zoetrope_bench.server import Server, serving
+from zoetrope_bench.server import Server
 from zoetrope_client import (
     Accepted,
     AsyncClient,
@@ -43,95 +44,58 @@ pytestmark = pytest.mark.e2e
 LONG = {"num_inference_steps": 200}
 
 
-@pytest.fixture(scope="module")
-def timed(tmp_path_factory, noop_manifest):
-    """A step takes a known time; two requests run and two wait."""
-    folder = tmp_path_factory.mktemp("timed")
-    repository = write_timed_repository(folder / "repository", noop_manifest, step_seconds=0.05)
-    with serving(repository, folder / "log", "--max-active", "2", "--max-waiting", "2") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def roomy(tmp_path_factory, noop_repository):
-    """Stages that compute nothing, and room for many requests."""
-    log = tmp_path_factory.mktemp("roomy") / "log"
-    with serving(noop_repository, log, "--max-active", "8", "--max-waiting", "64") as running:
-        yield running
-
-
-def gauge(server, name):
-    """The value of a metric of one server."""
-    with urllib.request.urlopen(f"http://{server.ports['metrics']}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
-    return float(line.split()[1])
-
-
-def busy(server):
-    """Requests that the server runs or keeps waiting, by its metrics."""
-    return gauge(server, "zoetrope_active_requests") + gauge(server, "zoetrope_waiting_requests")
-
-
-def wait_until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not come to pass"
-        time.sleep(0.05)
-
-
-def test_a_deadline_ends_the_request_on_both_sides(timed):
-    with Client(timed.url) as client:
+def test_a_deadline_ends_the_request_on_both_sides(timed_server):
+    with Client(timed_server.url) as client:
         client.generate(PHOTO, num_inference_steps=1)
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             client.generate(PHOTO, deadline_s=0.5, **LONG)
         assert time.monotonic() - began < 3
-        wait_until(lambda: busy(timed) == 0, 3)
+        wait_until(lambda: busy(timed_server) == 0, 3)
 
 
-async def test_every_way_of_leaving_frees_the_server(timed):
-    async with AsyncClient(timed.url) as client:
+async def test_every_way_of_leaving_frees_the_server(timed_server):
+    async with AsyncClient(timed_server.url) as client:
         task = asyncio.create_task(client.generate(PHOTO, **LONG))
-        await asyncio.to_thread(wait_until, lambda: busy(timed) == 1)
+        await wait_until_async(lambda: busy(timed_server) == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.to_thread(wait_until, lambda: busy(timed) == 0, 3)
+        await wait_until_async(lambda: busy(timed_server) == 0, 3)
         async with aclosing(client.stream(PHOTO, **LONG)) as events:
             async for event in events:
                 if isinstance(event, Progress) and event.step == 1:
                     break
-        await asyncio.to_thread(wait_until, lambda: busy(timed) == 0, 3)
+        await wait_until_async(lambda: busy(timed_server) == 0, 3)
 
 
 @pytest.mark.parametrize("way", ["break", "close", "client"])
-def test_every_way_of_leaving_the_synchronous_client_frees_the_server(timed, way):
-    with Client(timed.url) as client:
+def test_every_way_of_leaving_the_synchronous_client_frees_the_server(timed_server, way):
+    with Client(timed_server.url) as client:
         events = client.stream(PHOTO, **LONG)
         for event in events:
             if isinstance(event, Progress) and event.step == 1:
                 break
-        assert busy(timed) == 1
+        assert busy(timed_server) == 1
         if way == "break":
             del events
         elif way == "close":
             events.close()
         else:
             client.close()
-        wait_until(lambda: busy(timed) == 0, 3)
+        wait_until(lambda: busy(timed_server) == 0, 3)
         if way == "client":
             with pytest.raises(Cancelled):
                 list(events)
 
 
-def test_a_refusal_is_raised_or_waited_out(timed):
+def test_a_refusal_is_raised_or_waited_out(timed_server):
     """Two run and two wait, so the fifth is refused, and told when to come again."""
-    with Client(timed.url) as client, contextlib.ExitStack() as held:
+    with Client(timed_server.url) as client, contextlib.ExitStack() as held:
         for _ in range(4):
             events = held.enter_context(closing(client.stream(PHOTO, num_inference_steps=40)))
             next(events)  # `Accepted`, or `Heartbeat` of those that wait
-        assert busy(timed) == 4
+        assert busy(timed_server) == 4
         with pytest.raises(Overloaded) as raised:
             client.generate(PHOTO, num_inference_steps=1)
         assert raised.value.details["retry_after_s"] >= 1
@@ -140,30 +104,30 @@ def test_a_refusal_is_raised_or_waited_out(timed):
         began = time.monotonic()
         assert client.generate(PHOTO, num_inference_steps=1, patience_s=60).data
         assert time.monotonic() - began >= 1
-    wait_until(lambda: busy(timed) == 0, 3)
+    wait_until(lambda: busy(timed_server) == 0, 3)
 
 
-async def test_fifty_streams_at_once_over_one_connection(roomy):
+async def test_fifty_streams_at_once_over_one_connection(roomy_server):
     async def watch(client, seed):
         kinds = [type(event) async for event in client.stream(png(), seed=seed, num_inference_steps=4)]
         return kinds[0], kinds[-1], kinds.count(Progress) > 4
 
-    async with AsyncClient(roomy.url) as client:
+    async with AsyncClient(roomy_server.url) as client:
         found = await asyncio.gather(*(watch(client, seed) for seed in range(50)))
     assert [last for _, last, _ in found] == [Done] * 50 and all(steps for *_, steps in found)
     assert {first for first, *_ in found} <= {Accepted, Heartbeat}
-    assert busy(roomy) == 0
+    assert busy(roomy_server) == 0
 
 
-def test_metadata_says_what_the_server_can_do(roomy, noop_manifest):
-    with Client(roomy.url) as client:
+def test_metadata_says_what_the_server_can_do(roomy_server, noop_manifest):
+    with Client(roomy_server.url) as client:
         told = client.metadata()
     assert (told.checkpoint, told.engine, told.sizes) == (
         noop_manifest.checkpoint, noop_manifest.engine, noop_manifest.sizes,
     )  # fmt: skip
     assert (told.limits.max_active, told.limits.max_waiting) == (8, 64)
     assert told.samplers == field_rules()["sampler"].choices and set(told.formats) == set(FORMATS)
-    url = f"http://{roomy.ports['http']}/v2/models/image_to_video/config"
+    url = f"http://{roomy_server.ports['http']}/v2/models/image_to_video/config"
     with urllib.request.urlopen(url, timeout=5) as answer:
         text = json.load(answer)["parameters"]["zoetrope"]["string_value"]
     assert Metadata.from_json(text) == told
@@ -190,14 +154,14 @@ def server_config(server):
     return Path(server.process.args[2]) / "image_to_video" / "config.pbtxt"
 
 
-def test_gzip_and_headers_reach_the_server(roomy):
+def test_gzip_and_headers_reach_the_server(roomy_server):
     asked = []
 
     def headers():
         asked.append(True)
         return {"Authorization": "Bearer x", "trace-bin": b"\x00\xff"}
 
-    with Client(roomy.url, compression="gzip", headers=headers) as client:
+    with Client(roomy_server.url, compression="gzip", headers=headers) as client:
         plain = client.generate(png(), seed=3, num_inference_steps=1)
         assert client.generate(png(), seed=3, num_inference_steps=1).data == plain.data
     assert len(asked) == 2, "asked anew for each call"
@@ -233,12 +197,11 @@ def kill(server):
     server.process.stdout.close()
 
 
-def test_a_server_that_is_killed_and_started_again(noop_manifest, tmp_path):
+def test_a_server_that_is_killed_and_started_again(timed_repository, tmp_path):
     """Before its first response a call is tried again; after it never."""
-    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
     port, log = free_port(), tmp_path / "log"
     patient = Retry(attempts=200, first_s=0.2, longest_s=0.5)
-    first = ready(start(repository, port, log), log)
+    first = ready(start(timed_repository, port, log), log)
     with Client(f"127.0.0.1:{port}", retry=patient) as client:
         events = client.stream(PHOTO, **LONG)
         for event in events:
@@ -249,7 +212,7 @@ def test_a_server_that_is_killed_and_started_again(noop_manifest, tmp_path):
             list(events)
         with Client(f"127.0.0.1:{port}") as hasty, pytest.raises(ServerUnavailable):
             hasty.generate(PHOTO, num_inference_steps=1)
-        process = start(repository, port, log)
+        process = start(timed_repository, port, log)
         try:
             # The server is still loading: nothing listens, or Triton is not ready yet.
             video = client.generate(PHOTO, num_inference_steps=1, seed=9)
@@ -260,32 +223,39 @@ def test_a_server_that_is_killed_and_started_again(noop_manifest, tmp_path):
             process.stdout.close()
 
 
-def test_ctrl_c_during_several_pictures_leaves_nothing(timed, tmp_path):
+def test_ctrl_c_during_several_pictures_leaves_nothing(timed_server, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.png").write_bytes(png())
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, "-m", "zoetrope_client", "generate", str(tmp_path / "*.png"), "-o", f"{out}/"]
-    more = ["--url", timed.url, "--num-inference-steps", "200", "--jobs", "3"]
+    more = ["--url", timed_server.url, "--num-inference-steps", "200", "--jobs", "3"]
     process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: busy(timed) == 3, 20)
+    wait_until(lambda: busy(timed_server) == 3, 20)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=10)
     assert (process.returncode, stdout) == (130, "")
     assert stderr == "zoetrope generate: interrupted, what was asked for is cancelled\n"
-    wait_until(lambda: busy(timed) == 0, 3)
+    wait_until(lambda: busy(timed_server) == 0, 3)
     assert list(out.iterdir()) == []
     assert not psutil.pid_exists(process.pid)
 
 
-def test_several_pictures_come_side_by_side(timed, tmp_path):
+def test_several_pictures_come_side_by_side(timed_server, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(png())
     (tmp_path / "c.png").write_bytes(b"no picture")
     command = [sys.executable, "-m", "zoetrope_client", "generate", str(tmp_path / "*.png"), "--json"]
-    where = ["-o", str(tmp_path / "{index}-{name}.webm"), "--url", timed.url, "--num-inference-steps", "60"]
+    where = [
+        "-o",
+        str(tmp_path / "{index}-{name}.webm"),
+        "--url",
+        timed_server.url,
+        "--num-inference-steps",
+        "60",
+    ]
     process = subprocess.Popen([*command, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: gauge(timed, "zoetrope_active_requests") == 2)
+    wait_until(lambda: metric(timed_server, "zoetrope_active_requests") == 2)
     stdout, stderr = process.communicate(timeout=60)
     lines = {Path(line["image"]).stem: line for line in map(json.loads, stdout.splitlines())}
     assert process.returncode == 4 and set(lines) == {"a", "b", "c"}

@@ -15,9 +15,11 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clients.md").read_text()
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SERVED = [snippet for snippet in SNIPPETS if "MockTransport" not in snippet]
+"""Those with a server; `tests/unit/test_client_testing.py` runs the other one."""
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
+@pytest.mark.parametrize("snippet", SERVED)
 def test_the_snippets_run(snippet, server, tmp_path):
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     (tmp_path / "out").mkdir()

@@ -21,11 +21,13 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from certificates import Authority
 from engine_keys import KEY
 from fakes import png
 from footprint import Footprint
 from manifests import generated, named, one, pod, server, settings
-from timed_repository import write_timed_repository
+from metrics import metric
+from waiting import wait_until
 
 from zoetrope_bench.noop_repository import write_noop_repository
 from zoetrope_bench.overhead import SVD_XT
@@ -55,13 +57,6 @@ def status(running, probe):
         connection.close()
 
 
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
-
-
 def demo_environment():
     """The environment that cpu-demo gives to its server."""
     return {**os.environ, **settings("cpu-demo")}
@@ -85,13 +80,12 @@ class Video(threading.Thread):
             self.error = error
 
 
-def test_a_drain_under_load(noop_manifest, tmp_path):
+def test_a_drain_under_load(timed_repository, tmp_path):
     """What runs and waits is served, what comes is refused, nothing is left: all within the grace period."""
-    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
     limits = named(settings("gpu"))
     active, waiting = int(limits["max_active"]), int(limits["max_waiting"])
     environment = {**os.environ, **settings("gpu")}
-    with serving(repository, tmp_path / "log", environment=environment) as running:
+    with serving(timed_repository, tmp_path / "log", environment=environment) as running:
         assert (status(running, "readinessProbe"), status(running, "livenessProbe")) == (200, 200)
         prefix = Footprint(running).prefix
         assert list(SHM.glob(prefix + "*"))
@@ -165,69 +159,58 @@ def engine_of(folder, key):
     Sidecar.of(file, key, 0.0).save(file)
 
 
-def test_streams_of_one_client_go_to_all_servers(noop_repository, tmp_path):
+def connections(running, port):
+    """The addresses of the clients that are connected to a port of a server."""
+    number = int(running.ports[port].rpartition(":")[2])
+    tcp = psutil.Process(running.ports["triton_pid"]).net_connections(kind="tcp")
+    return {each.raddr for each in tcp if each.laddr.port == number and each.raddr}
+
+
+def test_streams_of_one_client_go_to_all_servers(roomy_server, noop_repository, tmp_path):
     """Balancing in the client, as docs/deploy.md has it for the headless Service."""
     config = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(serving(noop_repository, tmp_path / name)) for name in ("first", "second")
-        ]
+        servers = [roomy_server, stack.enter_context(serving(noop_repository, tmp_path / "log"))]
         target = "ipv4:" + ",".join(each.url for each in servers)
         client = stack.enter_context(Client(target, channel_args=[("grpc.service_config", config)]))
         wait_until(client.health, 10)
-        time.sleep(0.5)  # until both connections are there
+        wait_until(lambda: all(connections(each, "grpc") for each in servers), 10)
+        before = [served_requests(each) for each in servers]
         for seed in range(6):
             client.generate(png(64, 96), seed=seed, num_inference_steps=1)
-        wait_until(lambda: sum(map(served_requests, servers)) == 6, 10)
-        served = [served_requests(each) for each in servers]
-    assert sorted(served) == [3, 3]
+        wait_until(lambda: sum(map(served_requests, servers)) == sum(before) + 6, 10)
+        served = [served_requests(each) - then for each, then in zip(servers, before, strict=True)]
+    assert served == [3, 3]
 
 
-def test_an_old_connection_takes_no_new_calls_and_its_streams_go_on(noop_manifest, tmp_path):
+def test_an_old_connection_takes_no_new_calls_and_its_streams_go_on(timed_repository, tmp_path):
     """Clients that balance look for new servers when a connection ends."""
     assert "ZOETROPE_GRPC_CONNECTION_AGE_S" in settings("gpu")
-    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
     with (
-        serving(repository, tmp_path / "log", "--grpc-connection-age-s=1") as running,
+        serving(timed_repository, tmp_path / "log", "--grpc-connection-age-s=1") as running,
         Client(running.url) as client,
     ):
         assert client.health()
-        triton = psutil.Process(running.ports["triton_pid"])
-        port = int(running.ports["grpc"].rpartition(":")[2])
-
-        def clients():
-            connections = triton.net_connections(kind="tcp")
-            return {each.raddr for each in connections if each.laddr.port == port and each.raddr}
-
-        first = clients()
+        first = connections(running, "grpc")
         began = time.monotonic()
         assert client.generate(png(64, 96), seed=1, num_inference_steps=100).seed == 1
         assert time.monotonic() - began > 3, "longer than a connection lives, with its 10 % more or less"
         assert client.generate(png(64, 96), seed=1, num_inference_steps=1).seed == 1
-        assert first and clients() and not first & clients()
+        assert first and (later := connections(running, "grpc")) and not first & later
 
 
 def served_requests(running):
-    connection = http.client.HTTPConnection(running.ports["metrics"], timeout=5)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
-    found = [line for line in lines if line.startswith('zoetrope_requests_total{outcome="done"')]
-    return int(float(found[0].split()[-1])) if found else 0
+    return metric(running, "zoetrope_requests_total", outcome="done")
 
 
 def test_tls_from_files(noop_repository, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, so there is no certificate")
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    made = ("-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
-    names = ("-addext", "subjectAltName=DNS:localhost", "-out", str(certificate), "-keyout", str(key))
-    subprocess.run(["openssl", "req", *made, *names], check=True, capture_output=True, timeout=60)
-    files = {"ZOETROPE_GRPC_CERT": str(certificate), "ZOETROPE_GRPC_KEY": str(key)}
+    authority = Authority(tmp_path, "authority")
+    own = authority.sign("localhost")
+    files = {"ZOETROPE_GRPC_CERT": str(own.certificate), "ZOETROPE_GRPC_KEY": str(own.key)}
     assert set(files) <= set(settings("tls"))
     with serving(noop_repository, tmp_path / "log", environment={**os.environ, **files}) as running:
         assert status(running, "readinessProbe") == 200
-        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        trusted = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
         with Client(running.url.replace("127.0.0.1", "localhost"), credentials=trusted) as client:
             assert client.generate(png(64, 96), seed=1, num_inference_steps=1).seed == 1
         with Client(running.url) as plain:

@@ -8,43 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from metrics import active, busy
 from rawtriton import PHOTO
-from timed_repository import write_timed_repository
-
-from zoetrope_bench.server import serving
+from waiting import wait_until, wait_until_async
 
 pytestmark = pytest.mark.e2e
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = '{"seed": 7, "num_inference_steps": 4}'
-
-
-@pytest.fixture(scope="module")
-def timed(tmp_path_factory, noop_manifest):
-    """A server whose step takes a known time."""
-    folder = tmp_path_factory.mktemp("timed")
-    repository = write_timed_repository(folder / "repository", noop_manifest, step_seconds=0.05)
-    with serving(repository, folder / "log", "--max-active", "1", "--max-waiting", "0") as running:
-        yield running
-
-
-def active(server):
-    """Requests that the server runs, by its metrics."""
-    with urllib.request.urlopen(f"http://{server.ports['metrics']}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("zoetrope_active_requests "))
-
-
-def wait_until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not come to pass"
-        time.sleep(0.05)
 
 
 def is_mp4(path):
@@ -118,29 +93,35 @@ def test_a_signal_of_node_that_is_aborted_already_sends_nothing(node_folder):
     assert (ran.stdout, ran.stderr) == ("AbortError\n", "")
 
 
-def test_node_reports_errors(node, timed, tmp_path):
-    process = node(tmp_path / "v.mp4", "--url", timed.url, "--request", '{"fps": 0}')
+def test_node_reports_errors(node, single_server, tmp_path):
+    process = node(tmp_path / "v.mp4", "--url", single_server.url, "--request", '{"fps": 0}')
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1 and "fps: got 0" in stderr
     process = node(tmp_path / "v.mp4", "--url", "127.0.0.1:1")
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1 and "failed: " in stderr
     process = node(
-        tmp_path / "v.mp4", "--url", timed.url, "--request", '{"deadline_s": 0.3, "num_inference_steps": 200}'
+        tmp_path / "v.mp4",
+        "--url",
+        single_server.url,
+        "--request",
+        '{"deadline_s": 0.3, "num_inference_steps": 200}',
     )
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1 and "eadline" in stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_in_node_cancels_on_the_server(node, timed, tmp_path):
-    wait_until(lambda: active(timed) == 0)
-    process = node(tmp_path / "v.mp4", "--url", timed.url, "--request", '{"num_inference_steps": 200}')
-    wait_until(lambda: active(timed) == 1)
+def test_ctrl_c_in_node_cancels_on_the_server(node, single_server, tmp_path):
+    wait_until(lambda: active(single_server) == 0)
+    process = node(
+        tmp_path / "v.mp4", "--url", single_server.url, "--request", '{"num_inference_steps": 200}'
+    )
+    wait_until(lambda: active(single_server) == 1)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130 and "interrupted" in stderr
-    wait_until(lambda: active(timed) == 0, 3)
+    wait_until(lambda: active(single_server) == 0, 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,18 +208,21 @@ def test_the_backend_streams_progress_onward_and_keeps_the_video(server, client,
         assert browser.post(f"/videos?seed={2**63}", content=b"x").status_code == 422
 
 
-async def test_a_browser_that_leaves_cancels_and_a_full_server_is_503(timed, tmp_path):
-    with backend(timed, tmp_path / "log") as url:
+async def test_a_browser_that_leaves_cancels_and_a_full_server_is_503(single_server, tmp_path):
+    with backend(single_server, tmp_path / "log") as url:
         async with httpx.AsyncClient(base_url=url, timeout=30) as browser:
             async with browser.stream("POST", "/videos?steps=50", content=PHOTO.read_bytes()) as answer:
                 lines = answer.aiter_lines()
                 while not (await anext(lines)).startswith("event: progress"):
                     pass
-                assert active(timed) == 1
+                assert active(single_server) == 1
+                waiting = asyncio.create_task(browser.post("/videos?steps=50", content=PHOTO.read_bytes()))
+                await wait_until_async(lambda: busy(single_server) == 2)
                 refused = await browser.post("/videos?steps=1", content=PHOTO.read_bytes())
                 assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
+                waiting.cancel()
             left = time.monotonic()
-            await asyncio.to_thread(wait_until, lambda: active(timed) == 0, 5)
+            await wait_until_async(lambda: busy(single_server) == 0, 5)
             assert time.monotonic() - left < 1.5, "50 steps take 2.5 s"
         log = (tmp_path / "log").read_text()
     assert "Traceback" not in log

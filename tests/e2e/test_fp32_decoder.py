@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import artifacts
 import numpy as np
 import pytest
 from rawtriton import PHOTO, streamed
@@ -16,7 +17,6 @@ from zoetrope_export.checkpoint import open_checkpoint
 from zoetrope_export.engines import build_engine
 from zoetrope_export.exporting import Plan, export_repository
 from zoetrope_export.onnx_graphs import trace_symbols
-from zoetrope_export.random_checkpoint import write_random_checkpoint
 from zoetrope_export.repository import stage_directory
 from zoetrope_export.stage_modules import stage_module
 
@@ -28,9 +28,8 @@ ASKED = {"seed": 3, "num_inference_steps": 2}
 def exported(tmp_path_factory):
     """A checkpoint, and a repository of it in BF16 with the second decoder."""
     folder = tmp_path_factory.mktemp("fp32-decoder")
-    checkpoint, repository = folder / "checkpoint", folder / "repository"
-    write_random_checkpoint(SMALLEST, checkpoint, seed=1)
-    opened = open_checkpoint(checkpoint)
+    repository = folder / "repository"
+    opened = open_checkpoint(artifacts.checkpoint(SMALLEST, seed=1))
     manifest = opened.manifest(
         engine="openvino",
         precision="bf16",

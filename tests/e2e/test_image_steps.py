@@ -21,7 +21,7 @@ from zoetrope_client import Client
 from zoetrope_server.launcher.installation import find_installation
 from zoetrope_server.launcher.python import PythonFacts, tag
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.full]
 _, STAGES = dockerfile.read()
 ARGUMENTS = {"SERVE_EXTRAS": "serve"}
 PORTS = {f"ZOETROPE_{name}_PORT": "0" for name in ("GRPC", "HTTP", "METRICS", "HEALTH")}

@@ -1,7 +1,6 @@
 """More requests than the server takes, and a server that is told to end while it works."""
 
 import json
-import os
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from footprint import SHM, Footprint
 from rawtriton import PHOTO
 from timed_repository import write_timed_repository
 
@@ -139,16 +139,17 @@ def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(repository, tmp_p
 
 @pytest.mark.parametrize("victim", ["unet", "image_to_video", "tritonserver"])
 def test_a_killed_process_ends_requests_and_the_server(repository, tmp_path, victim):
-    pages = set(os.listdir("/dev/shm"))
     with serving(repository, tmp_path / "log") as server:
         triton = psutil.Process(server.ports["triton_pid"])
         models = {Path(child.cmdline()[1]).parts[-3]: child for child in triton.children()}
+        prefix = Footprint(server).prefix
         request = Request(server.url, num_inference_steps=200)
         assert request.denoising.wait(30)
+        assert list(SHM.glob(f"{prefix}*"))
         killed = time.monotonic()
         (triton if victim == "tritonserver" else models[victim]).kill()
         request.join(30)
         assert not request.is_alive() and request.error is not None
         assert time.monotonic() - killed < 2
         assert server.process.wait(30) != 0
-    assert set(os.listdir("/dev/shm")) <= pages
+    assert not list(SHM.glob(f"{prefix}*"))

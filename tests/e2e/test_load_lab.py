@@ -75,6 +75,7 @@ def tools():
     return TOOLS
 
 
+@pytest.mark.full
 @pytest.mark.timeout(280)
 def test_other_load_generators_say_the_same_of_the_real_server(tools, tmp_path):
     image = shutil.copy(ROOT / "demo" / "photo.jpg", tmp_path)

@@ -4,19 +4,18 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from fakes import png
 from manifests import documents, server
-from timed_repository import write_timed_repository
+from metrics import metric
+from waiting import wait_until
 
-from zoetrope_bench.server import serving
 from zoetrope_client import Client
 from zoetrope_server.launcher.ports import choose_ports
 from zoetrope_server.metrics import METRICS, STAGE_METRICS
@@ -24,6 +23,7 @@ from zoetrope_server.metrics import METRICS, STAGE_METRICS
 pytestmark = pytest.mark.e2e
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 RULES = MONITORING / "alerts.yml"
+REQUESTS = "zoetrope_requests_total"
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not installed (apt install prometheus)"
 )
@@ -70,15 +70,11 @@ def query(address, expression):
 
 
 def wait_for(address, expression, seconds=40):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if found := query(address, expression):
-                return found
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise AssertionError(f"no value of {expression}")
+    def value():
+        with suppress(OSError):
+            return query(address, expression)
+
+    return wait_until(value, seconds)
 
 
 @needs_prometheus
@@ -98,39 +94,33 @@ def test_the_rules_and_the_dashboard_read_what_there_is():
 
 
 @needs_prometheus
-def test_a_real_prometheus_reads_every_metric(noop_repository, tmp_path):
-    with (
-        serving(noop_repository, tmp_path / "log") as server,
-        prometheus(server.ports["metrics"], tmp_path) as address,
-    ):
-        with Client(server.url) as client:
+def test_a_real_prometheus_reads_every_metric(roomy_server, tmp_path):
+    done, steps = metric(roomy_server, REQUESTS, outcome="done"), metric(roomy_server, "zoetrope_steps_total")
+    with prometheus(roomy_server.ports["metrics"], tmp_path) as address:
+        with Client(roomy_server.url) as client:
             client.generate(png(), num_inference_steps=3)
             with pytest.raises(Exception, match="width"):
                 client.generate(png(), width=8)
         for name in names():
             wait_for(address, name)
-        (done,) = wait_for(address, 'zoetrope_requests_total{outcome="done"}')
-        assert float(done["value"][1]) == 1
-        (steps,) = query(address, "zoetrope_steps_total")
-        assert float(steps["value"][1]) == 3
+        wait_for(address, f'{REQUESTS}{{outcome="done"}} == {done + 1}')
+        wait_for(address, f"zoetrope_steps_total == {steps + 3}")
         assert query(address, 'zoetrope_requests_total{outcome="invalid_argument"}')
         for expression in expressions():
             query(address, expression.replace("$__rate_interval", "1m"))
 
 
 @needs_prometheus
-def test_the_autoscalers_read_the_work_of_a_pod(noop_manifest, tmp_path):
+def test_the_autoscalers_read_the_work_of_a_pod(single_server, tmp_path):
     """Their metric, with the labels that a PodMonitor gives it, follows what waits."""
     (keda,) = [each for each in documents("autoscale") if each["kind"] == "ScaledObject"]
     (plain,) = [each for each in documents("autoscale-hpa") if each["kind"] == "HorizontalPodAutoscaler"]
     expression = keda["spec"]["triggers"][0]["metadata"]["query"]
     name = plain["spec"]["metrics"][0]["pods"]["metric"]["name"]
     labels = {"namespace": "zoetrope", "pod": "zoetrope-0", "container": server("autoscale")["name"]}
-    repository = write_timed_repository(tmp_path / "repository", noop_manifest, step_seconds=0.05)
     with (
-        serving(repository, tmp_path / "log", "--max-active", "1") as running,
-        prometheus(running.ports["metrics"], tmp_path, labels) as address,
-        Client(running.url) as client,
+        prometheus(single_server.ports["metrics"], tmp_path, labels) as address,
+        Client(single_server.url) as client,
     ):
         client.generate(png(), num_inference_steps=2)
         (idle,) = wait_for(address, expression)

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from rawtriton import PHOTO, frames_of, raw_inputs, triton
 
-from zoetrope_bench.server import serving
 from zoetrope_client import Client
 from zoetrope_core.errors import InvalidRequest
 from zoetrope_core.events import Accepted, Warned
@@ -23,15 +22,9 @@ pytestmark = pytest.mark.e2e
 ONE_STEP = {"num_inference_steps": 1, "seed": 5}
 
 
-@pytest.fixture(scope="module")
-def server(sized_repository, tmp_path_factory):
-    with serving(sized_repository, tmp_path_factory.mktemp("sizes-server") / "log") as running:
-        yield running
-
-
 @pytest.fixture
-def client(server):
-    with Client(server.url) as connected:
+def client(sized_server):
+    with Client(sized_server.url) as connected:
         yield connected
 
 
@@ -117,8 +110,8 @@ def test_a_size_far_from_the_trained_one_is_warned_of_after_the_acceptance(clien
     assert not client.generate(PHOTO, **ONE_STEP).warnings
 
 
-def test_the_unary_model_serves_them_too(server):
-    with triton.InferenceServerClient(server.url) as connection:
+def test_the_unary_model_serves_them_too(sized_server):
+    with triton.InferenceServerClient(sized_server.url) as connection:
         answer = connection.infer(
             "image_to_video_unary", raw_inputs(height=64, width=64, num_frames=5, **ONE_STEP)
         )
@@ -126,7 +119,7 @@ def test_the_unary_model_serves_them_too(server):
         assert {(frame.height, frame.width) for frame in container.decode(video=0)} == {(64, 64)}
 
 
-def test_the_command_prints_the_warning(server, tmp_path):
+def test_the_command_prints_the_warning(sized_server, tmp_path):
     command = [
         str(Path(sys.executable).parent / "zoetrope"),
         "generate",
@@ -134,7 +127,7 @@ def test_the_command_prints_the_warning(server, tmp_path):
         "-o",
         str(tmp_path / "a.mp4"),
     ]
-    more = ("--url", server.url, "--height", "96", "--fit", "auto", "--num-inference-steps", "1")
+    more = ("--url", sized_server.url, "--height", "96", "--fit", "auto", "--num-inference-steps", "1")
     ran = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     assert "warning: 64x96 is far from 96x64" in ran.stderr

@@ -1,7 +1,9 @@
 """Checkpoints, diffusers' frames and engines, each made once."""
 
+from dataclasses import replace
 from functools import cache, partial
 
+import artifacts
 import pytest
 import torch
 from parity import lab
@@ -11,8 +13,8 @@ from zoetrope_export import exporting
 from zoetrope_export.checkpoint import open_checkpoint
 from zoetrope_export.engines import to_openvino
 from zoetrope_export.onnx_graphs import FILE_NAME
-from zoetrope_export.random_checkpoint import write_random_checkpoint
 from zoetrope_export.repository import stage_directory
+from zoetrope_export.repository_key import repository_key
 from zoetrope_server.engines import open_engine
 
 
@@ -31,10 +33,9 @@ def manifest_of(checkpoint, case):
 class Bench:
     """One case with everything that is made of it, when it is asked for."""
 
-    def __init__(self, case, directory):
-        self.case, self._directory = case, directory
-        write_random_checkpoint(case.architecture, directory / "checkpoint", seed=1)
-        self.checkpoint = open_checkpoint(directory / "checkpoint")
+    def __init__(self, case):
+        self.case = case
+        self.checkpoint = open_checkpoint(artifacts.checkpoint(case.architecture, seed=1))
         self.manifest = manifest_of(self.checkpoint, case)
         self.diffusers_frames = cache(partial(lab.diffusers_frames, self.checkpoint, self.manifest, case))
         self.engines = cache(self._engines)
@@ -51,14 +52,17 @@ class Bench:
 
     def _export(self):
         """A repository for ONNX Runtime, with OpenVINO's files beside the graphs."""
-        out = self._directory / "repository"
-        exporting.export_repository(
-            exporting.Plan(checkpoint=self.checkpoint, manifest=self.manifest, out=out)
+        plan = exporting.Plan(
+            checkpoint=self.checkpoint, manifest=self.manifest, out=artifacts.store(), verify=False
         )
-        for name in STAGES:
-            folder = stage_directory(out, name)
-            to_openvino(folder / FILE_NAME, folder / "model.xml")
-        return out
+
+        def make(path):
+            exporting.export_repository(replace(plan, out=path))
+            for name in STAGES:
+                folder = stage_directory(path, name)
+                to_openvino(folder / FILE_NAME, folder / "model.xml")
+
+        return artifacts.stored(f"parity-{repository_key(plan)}", make)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,6 +75,6 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory):
+def bench():
     """The bench of a case by its name."""
-    return cache(lambda name: Bench(lab.CASES[name], tmp_path_factory.mktemp(name)))
+    return cache(lambda name: Bench(lab.CASES[name]))

@@ -14,26 +14,26 @@ from zoetrope_server.stages import LocalStages
 _logger = logging.getLogger(__name__)
 
 
-@pytest.mark.parametrize("name", lab.CASES)
-def test_the_reference_is_worth_comparing_with(bench, name):
+@pytest.mark.parametrize("case", lab.CASES)
+def test_the_reference_is_worth_comparing_with(bench, case):
     """Frames that are all black, all white or all alike would hide every mistake."""
-    frames = bench(name).diffusers_frames()
+    frames = bench(case).diffusers_frames()
     assert np.isin(frames, (0, 255)).mean() < 0.1
     assert np.ptp(np.percentile(frames, (5, 95))) > 100
     assert np.abs(np.diff(frames.astype(int), axis=0)).mean() > 5
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", lab.CASES)
-def test_fp32_frames_are_those_of_diffusers(bench, name, engine):
-    of = bench(name)
+@pytest.mark.parametrize("case", lab.CASES)
+def test_fp32_frames_are_those_of_diffusers(bench, case, engine):
+    of = bench(case)
     frames = lab.zoetrope_frames(of.manifest, LocalStages(of.engines(engine, "fp32")), of.case)
     lab.check_parity(of.diffusers_frames(), frames)
 
 
-@pytest.mark.parametrize("name", lab.CASES)
-def test_bf16_frames_are_close_to_those_of_diffusers(bench, name):
-    of = bench(name)
+@pytest.mark.parametrize("case", lab.CASES)
+def test_bf16_frames_are_close_to_those_of_diffusers(bench, case):
+    of = bench(case)
     frames = lab.zoetrope_frames(of.manifest, LocalStages(of.engines("openvino", "bf16")), of.case)
-    _logger.info("%s: %.1f dB", name, lab.psnr(of.diffusers_frames(), frames))
+    _logger.info("%s: %.1f dB", case, lab.psnr(of.diffusers_frames(), frames))
     lab.check_parity(of.diffusers_frames(), frames, least_db=35.0, most_levels=None)

@@ -11,7 +11,7 @@ ENGINES = [("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("o
 LEAST_DB = {"fp32": 80.0, "bf16": 40.0}
 
 pytestmark = [
-    pytest.mark.parametrize("name", lab.CASES),
+    pytest.mark.parametrize("case", lab.CASES),
     pytest.mark.parametrize(("engine", "precision"), ENGINES, ids=["-".join(each) for each in ENGINES]),
 ]
 
@@ -26,8 +26,8 @@ def close(expected, actual, least_db):
 
 
 @torch.inference_mode()
-def test_image_encoder(bench, name, engine, precision):
-    of = bench(name)
+def test_image_encoder(bench, case, engine, precision):
+    of = bench(case)
     pixels = draw(2, 3, 224, 224)
     expected = of.checkpoint.image_encoder()(torch.from_numpy(pixels)).image_embeds.numpy()
     actual = of.engines(engine, precision)["image_encoder"].run({"pixel_values": pixels})["image_embeds"]
@@ -35,8 +35,8 @@ def test_image_encoder(bench, name, engine, precision):
 
 
 @torch.inference_mode()
-def test_vae_encoder(bench, name, engine, precision):
-    of = bench(name)
+def test_vae_encoder(bench, case, engine, precision):
+    of = bench(case)
     pixels = draw(2, 3, *of.case.architecture.size, scale=0.5)
     expected = of.checkpoint.vae().encode(torch.from_numpy(pixels)).latent_dist.mode().numpy()
     actual = of.engines(engine, precision)["vae_encoder"].run({"pixels": pixels})["latents"]
@@ -44,8 +44,8 @@ def test_vae_encoder(bench, name, engine, precision):
 
 
 @torch.inference_mode()
-def test_vae_decoder(bench, name, engine, precision):
-    of = bench(name)
+def test_vae_decoder(bench, case, engine, precision):
+    of = bench(case)
     shape = of.case.architecture
     height, width = of.manifest.latent_size(shape.size)
     scaled = torch.from_numpy(draw(1, 3, shape.latent_channels, height, width))
@@ -61,9 +61,9 @@ def test_vae_decoder(bench, name, engine, precision):
 
 @pytest.mark.parametrize("rows", [1, 2])
 @torch.inference_mode()
-def test_unet(bench, name, engine, precision, rows):
+def test_unet(bench, case, engine, precision, rows):
     """Two videos at different steps, each against one step of diffusers' loop of its own."""
-    of = bench(name)
+    of = bench(case)
     inputs = unet_inputs(of, rows, sigmas=(0.9, 12.0))
     expected = np.stack(
         [one_step(of, rows, {k: torch.from_numpy(v[i]) for k, v in inputs.items()}) for i in (0, 1)]

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 from toy_queue import toy_server
 
@@ -85,9 +86,24 @@ def judged(folder, service, record_property):
     assert not left, figures
 
 
+@pytest.mark.full
 @pytest.mark.timeout(250)
 def test_the_mean_waiting_time_is_that_of_m_d_1(tmp_path, record_property):
     judged(tmp_path, 0.005, record_property)
+
+
+@pytest.mark.parametrize("rho", UTILISATIONS)
+def test_the_figures_of_a_queue_without_a_server_are_those_of_m_d_1(rho):
+    """The statistics alone, on waits by Lindley's recursion: what the long test above measures for real."""
+    service, rng = 0.005, np.random.default_rng(SEED)
+    gaps = rng.exponential(service / rho, 200_000)
+    wait, waits = 0.0, []
+    for gap in gaps:
+        wait = max(0.0, wait + service - gap)
+        waits.append(wait)
+    mean, half = batch_means(waits)
+    theory = rho * service / (2 * (1 - rho))
+    assert abs(mean - theory) <= half < 0.1 * theory
 
 
 @pytest.mark.full
@@ -100,6 +116,7 @@ STALL_S, RATE, SECONDS = 1.0, 50, 5
 STALLED = ("--rate", str(RATE), "--arrivals", "constant", "--duration", str(SECONDS))
 
 
+@pytest.mark.serial
 def test_a_stalled_server_shows_in_the_latencies_of_all_who_came_meanwhile(tmp_path, record_property):
     # One user at the same pace, who waits for each answer and counts from sending: that hides the stall.
     alone = ("--users", "1", "--think", str(1 / RATE - 0.004), "--duration", str(SECONDS))
@@ -119,6 +136,7 @@ def test_a_stalled_server_shows_in_the_latencies_of_all_who_came_meanwhile(tmp_p
     assert 1 <= len(naive) <= len(slow) / 10
 
 
+@pytest.mark.serial
 def test_a_generator_that_stalls_counts_from_the_intended_time_and_says_so(tmp_path):
     """Stopped for a second, it sends a second's requests late; their latency is what users would have had."""
     with toy_server(0.004) as url:

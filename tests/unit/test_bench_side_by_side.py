@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_bench import side_by_side  # noqa: E402
@@ -20,7 +21,6 @@ from zoetrope_bench.pipeline_worker import EAGER, Call, PipelineTask, load  # no
 from zoetrope_bench.side_by_side import Measured  # noqa: E402
 from zoetrope_bench.workers import Worker, WorkerFailed  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 
 PHOTO = Path(__file__).parents[2] / "demo" / "photo.jpg"
 
@@ -64,8 +64,7 @@ def test_the_table_has_rates_memory_and_quality():
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipeline") / "checkpoint"
-    write_random_checkpoint(SMALLEST, folder, seed=1)
+    folder = artifacts.checkpoint(SMALLEST, seed=1)
     manifest = open_checkpoint(folder).manifest(
         engine="onnxruntime",
         precision="fp32",

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from rich.console import Console  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
@@ -37,21 +38,15 @@ from zoetrope_bench.workers import Turn, Worker, WorkerFailed  # noqa: E402
 from zoetrope_core.specs import STAGES, UNET, VAE_ENCODER  # noqa: E402
 from zoetrope_export.architectures import SVD_XT  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
-from zoetrope_export.random_checkpoint import (  # noqa: E402
-    random_unet,
-    random_vae,
-    write_random_checkpoint,
-)
+from zoetrope_export.random_checkpoint import random_unet, random_vae  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
 FRAMES = 2
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stages") / "checkpoint"
-    write_random_checkpoint(SMALLEST, folder)
-    return open_checkpoint(folder)
+def checkpoint():
+    return open_checkpoint(artifacts.checkpoint(SMALLEST))
 
 
 def manifest_of(checkpoint, engine="openvino", precision="fp32"):

@@ -1,4 +1,4 @@
-"""The async client against a real gRPC server over a real socket."""
+"""The async client, mostly against a real gRPC server over a real socket."""
 
 import asyncio
 import inspect
@@ -9,10 +9,11 @@ from contextlib import aclosing
 import grpc
 import grpc_server as scripts
 import pytest
-from grpc_server import serving
+from grpc_server import Mocked, serving
 
-from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable
+from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable, Transport, codec
 from zoetrope_client.events import Accepted, Done, Fragment, Frames, Progress
+from zoetrope_client.retry import Clock
 from zoetrope_core.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, StageFailed
 from zoetrope_core.request import GenerateRequest
 
@@ -35,9 +36,9 @@ async def test_generate():
 
 
 async def test_stream_yields_every_part_in_order():
-    with serving(scripts.normal) as server:
-        async with AsyncClient(server.url) as client:
-            kinds = [type(event) async for event in client.stream(IMAGE)]
+    server = Mocked(scripts.normal)
+    async with AsyncClient(transport=server) as client:
+        kinds = [type(event) async for event in client.stream(IMAGE)]
     assert [kind for kind in kinds if kind is not Fragment] == KINDS
     assert kinds[-2] is Fragment
 
@@ -50,30 +51,30 @@ async def test_one_client_runs_many_streams_at_once():
 
 
 async def test_an_invalid_request_is_found_before_anything_is_sent():
-    with serving(scripts.normal) as server:
-        async with AsyncClient(server.url) as client:
-            with pytest.raises(InvalidRequest, match="motion_bucket_id"):
-                client.stream(IMAGE, motion_bucket=3)
+    server = Mocked(scripts.normal)
+    async with AsyncClient(transport=server) as client:
+        with pytest.raises(InvalidRequest, match="motion_bucket_id"):
+            client.stream(IMAGE, motion_bucket=3)
     assert server.requests == []
 
 
 @pytest.mark.parametrize("script", [scripts.refusing, scripts.failing(Overloaded("full", retry_after_s=3.5))])
 async def test_a_refusal_has_its_class_and_details(script):
-    with serving(script) as server:
-        async with AsyncClient(server.url) as client:
-            with pytest.raises(Overloaded) as raised:
-                await client.generate(IMAGE)
+    server = Mocked(script)
+    async with AsyncClient(transport=server) as client:
+        with pytest.raises(Overloaded) as raised:
+            await client.generate(IMAGE)
     assert raised.value.details == {"retry_after_s": 3.5}
 
 
 async def test_a_stream_that_ends_without_done_is_a_lost_connection():
-    with serving(scripts.cutting) as server:
-        async with AsyncClient(server.url) as client:
-            with pytest.raises(ConnectionLost, match=server.url):
-                await client.generate(IMAGE)
-            with pytest.raises(ConnectionLost, match=server.url):
-                async for _ in client.stream(IMAGE):
-                    pass
+    server = Mocked(scripts.cutting)
+    async with AsyncClient(transport=server) as client:
+        with pytest.raises(ConnectionLost, match=server.url):
+            await client.generate(IMAGE)
+        with pytest.raises(ConnectionLost, match=server.url):
+            async for _ in client.stream(IMAGE):
+                pass
 
 
 async def test_cancelling_the_task_cancels_on_the_server():
@@ -122,14 +123,18 @@ async def test_closing_the_client_ends_questions_as_well(monkeypatch):
 
 
 async def test_closing_the_client_ends_the_pause_before_another_attempt():
-    with serving(scripts.aborting(grpc.StatusCode.UNAVAILABLE, "not yet")) as server:
-        client = AsyncClient(server.url, retry=Retry(attempts=1000, first_s=0.1, longest_s=0.1))
-        task = asyncio.create_task(client.generate(IMAGE))
-        while not server.requests:
-            await asyncio.sleep(0.01)
-        await client.close()
+    class Closing(Clock):
+        async def sleep_async(self, seconds):
+            await client.close()
+
+    unavailable = scripts.aborting(grpc.StatusCode.UNAVAILABLE, "not yet")
+    with serving(unavailable) as server:
+        transport = Transport(server.url)
+        transport.clock = Closing()
+        client = AsyncClient(transport=transport)
         with pytest.raises(Cancelled, match="the client was closed"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(client.generate(IMAGE), 5)
+    assert len(server.requests) == 1
 
 
 async def test_leaving_the_loop_cancels_on_the_server():
@@ -166,7 +171,7 @@ async def test_no_server_there():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{held.getsockname()[1]}"
-        async with AsyncClient(url) as client:
+        async with AsyncClient(url, retry=Retry(attempts=2, first_s=0)) as client:
             assert await client.health(timeout_s=2) is False
             with pytest.raises(ServerUnavailable, match=url):
                 await client.generate(IMAGE)
@@ -199,9 +204,11 @@ def test_both_clients_take_the_same_arguments(name):
 @pytest.mark.parametrize(
     ("script", "cancels"), [(scripts.ending_after_an_error, False), (scripts.hanging_after_an_error, True)]
 )
-async def test_a_stream_is_cancelled_after_its_error_only_if_it_goes_on(script, cancels):
+async def test_a_stream_is_cancelled_after_its_error_only_if_it_goes_on(script, cancels, monkeypatch):
+    if cancels:
+        monkeypatch.setattr(codec, "END_SECONDS", 0.1)
     with serving(script) as server:
         async with AsyncClient(server.url) as client:
             with pytest.raises(StageFailed):
                 await client.generate(IMAGE)
-            assert await asyncio.to_thread(server.cancelled.wait, 0.5) is cancels
+    assert server.cancelled.is_set() is cancels

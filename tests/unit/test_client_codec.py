@@ -238,7 +238,6 @@ def test_an_array_that_is_not_contiguous_is_sent_as_it_looks():
         None,
         7,
     ],
-    ids=str,
 )
 def test_what_is_no_image_is_refused(source):
     with pytest.raises(InvalidImage, match="^image: got .*, allowed is ") as raised:

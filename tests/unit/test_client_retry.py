@@ -1,4 +1,4 @@
-"""When the clients try again, and when they must not; a real gRPC server over a real socket."""
+"""When the clients try again, and when they must not, by a clock that does not wait."""
 
 import asyncio
 import io
@@ -7,20 +7,18 @@ import logging
 import math
 import socket
 import threading
-import time
 
 import grpc
 import grpc_server as scripts
 import pytest
-from grpc_server import serving
+from grpc_server import Mocked, serving
 
-from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable
-from zoetrope_client.retry import Attempts
+from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable, Transport
+from zoetrope_client.retry import Attempts, Clock
 from zoetrope_core.errors import DeadlineExceeded, Draining, InvalidRequest, Overloaded, Refused, StageLost
 from zoetrope_core.request import GenerateRequest
 
 IMAGE = b"\x89PNG not decoded here"
-QUICK = Retry(attempts=4, first_s=0.02, longest_s=0.1)
 ACCEPTED = scripts.accepted(GenerateRequest())
 PLAIN = scripts.aborting(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
@@ -35,14 +33,14 @@ def by_turns(*scripts_in_turn):
     return script
 
 
-def synchronous(url, call=None, **settings):
-    with Client(url, **settings) as client:
+def synchronous(transport, call=None, **settings):
+    with Client(transport=transport, **settings) as client:
         return client.generate(**{"image": IMAGE, **(call or {})})
 
 
-def asynchronous(url, call=None, **settings):
+def asynchronous(transport, call=None, **settings):
     async def run():
-        async with AsyncClient(url, **settings) as client:
+        async with AsyncClient(transport=transport, **settings) as client:
             return await client.generate(**{"image": IMAGE, **(call or {})})
 
     return asyncio.run(run())
@@ -54,17 +52,18 @@ both = pytest.mark.parametrize("generate", [synchronous, asynchronous])
 @both
 def test_unavailable_without_a_code_is_tried_again(generate, caplog):
     caplog.set_level(logging.INFO, "zoetrope_client.retry")
-    with serving(by_turns(PLAIN, PLAIN, scripts.normal)) as server:
-        assert generate(server.url, {"seed": 5}, retry=QUICK).seed == 5
+    server = Mocked(by_turns(PLAIN, PLAIN, scripts.normal))
+    assert generate(server, {"seed": 5}).seed == 5
     assert [request.seed for _, request in server.requests] == [5, 5, 5]
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == len(server.clock.pauses) == 2
 
 
 @both
 def test_the_attempts_are_bounded(generate):
-    with serving(PLAIN) as server, pytest.raises(ServerUnavailable, match="Socket closed"):
-        generate(server.url, retry=QUICK)
-    assert len(server.requests) == 4
+    server = Mocked(PLAIN)
+    with pytest.raises(ServerUnavailable, match="Socket closed"):
+        generate(server)
+    assert len(server.requests) == Retry().attempts == 4 and len(server.clock.pauses) == 3
 
 
 @both
@@ -81,93 +80,115 @@ def test_the_attempts_are_bounded(generate):
     ids=["after a response", "UNKNOWN", "INVALID_ARGUMENT", "cut off", "refused", "stage lost"],
 )  # fmt: skip
 def test_nothing_else_is_tried_again(generate, script, kind):
-    with serving(script) as server, pytest.raises(kind) as raised:
-        generate(server.url, retry=QUICK)
+    server = Mocked(script)
+    with pytest.raises(kind) as raised:
+        generate(server)
     assert type(raised.value) is kind and len(server.requests) == 1
+
+
+class Paused(Clock):
+    """Says when the first pause begins."""
+
+    def __init__(self):
+        self.begun = threading.Event()
+
+    def sleep(self, seconds):
+        self.begun.set()
+        super().sleep(seconds)
+
+    async def sleep_async(self, seconds):
+        self.begun.set()
+        await super().sleep_async(seconds)
 
 
 @both
 def test_a_server_that_comes_late_is_reached(generate):
+    """Over a real socket: gRPC's own pause before it connects again must not outlast ours."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-    arrived = threading.Event()
+    transport = Transport(f"127.0.0.1:{port}")
+    transport.clock, arrived = Paused(), threading.Event()
 
     def late():
-        time.sleep(0.6)
+        assert transport.clock.begun.wait(20)
         with serving(scripts.normal, port=port):
             arrived.wait(20)
 
     thread = threading.Thread(target=late)
     thread.start()
     try:
-        patient = Retry(attempts=60, first_s=0.1, longest_s=0.2)
-        assert generate(f"127.0.0.1:{port}", retry=patient).data
+        assert generate(transport, retry=Retry(attempts=200, first_s=0.05, longest_s=0.05)).data
     finally:
         arrived.set()
         thread.join()
+    assert transport.clock.begun.is_set(), "the first attempt found no server"
 
 
 @both
 def test_the_deadline_covers_all_attempts(generate):
-    with serving(PLAIN) as server:
-        began = time.monotonic()
-        with pytest.raises((ServerUnavailable, DeadlineExceeded)):
-            generate(
-                server.url, {"deadline_s": 0.4}, retry=Retry(attempts=10_000, first_s=0.02, longest_s=0.05)
-            )
-        assert time.monotonic() - began < 2
+    server = Mocked(PLAIN)
+    retry = Retry(attempts=10_000, first_s=0.02, longest_s=0.05)
+    with pytest.raises((ServerUnavailable, DeadlineExceeded)):
+        generate(server, {"image": SlowFile(server), "deadline_s": 0.9}, retry=retry)
+    assert 0.8 < server.clock.now() < 0.9
     left = [request.deadline_s for _, request in server.requests]
-    assert len(left) > 3 and 0 < left[0] < 0.4, "what came before the first attempt counts too"
+    assert len(left) > 3 and 0 < left[0] < 0.5, "what came before the first attempt counts too"
     assert all(later < earlier for earlier, later in itertools.pairwise(left))
+    assert [call.timeout_s for call in server.calls] == left
+
+
+def waiting(server, seconds):
+    """A provider of headers that takes its time."""
+
+    def headers():
+        server.clock.sleep(seconds)
+        return {}
+
+    return headers
 
 
 @both
 def test_a_provider_of_headers_takes_its_time_from_the_deadline(generate):
-    def headers():
-        time.sleep(1)
-        return {}
+    def script(servicer, image, request, context):
+        yield ACCEPTED
+        servicer.clock.sleep(0.7)
+        yield ACCEPTED
 
-    with serving(scripts.endless) as server:
-        began = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            generate(server.url, {"deadline_s": 1.6}, headers=headers)
-        assert 1.5 < time.monotonic() - began < 2.5
-        (asked,) = [request.deadline_s for _, request in server.requests]
-        assert 0 < asked <= 0.6
+    server = Mocked(script)
+    with pytest.raises(DeadlineExceeded, match="before the video was complete"):
+        generate(server, {"deadline_s": 1.6}, headers=waiting(server, 1))
+    assert [request.deadline_s for _, request in server.requests] == pytest.approx([0.6])
 
 
 @both
 def test_nothing_is_sent_once_a_provider_has_used_the_deadline_up(generate):
-    def headers():
-        time.sleep(0.2)
-        return {}
-
-    with serving(scripts.normal) as server, pytest.raises(DeadlineExceeded, match="before the request was"):
-        generate(server.url, {"deadline_s": 0.1}, headers=headers)
-    assert server.metadata == []
+    server = Mocked(scripts.normal)
+    with pytest.raises(DeadlineExceeded, match="before the request was"):
+        generate(server, {"deadline_s": 0.1}, headers=waiting(server, 0.2))
+    assert server.headers == []
 
 
 class SlowFile(io.BytesIO):
-    """A picture that takes a while to read."""
+    """A picture that takes half a second to read."""
 
-    seconds = 0.5
+    def __init__(self, server):
+        super().__init__(IMAGE)
+        self._clock = server.clock
 
     def read(self, *size):
-        time.sleep(self.seconds)
+        self._clock.sleep(0.5)
         return super().read(*size)
 
 
 @both
 def test_reading_the_picture_takes_its_time_from_the_deadline(generate):
-    with serving(scripts.normal) as server:
-        with Client(server.url) as client:
-            assert client.generate(IMAGE, deadline_s=5).data
-        generate(server.url, {"image": SlowFile(IMAGE), "deadline_s": 5})
-        with pytest.raises(DeadlineExceeded):
-            generate(server.url, {"image": SlowFile(IMAGE), "deadline_s": 0.1})
-    quick, slow = (request.deadline_s for _, request in server.requests)
-    assert 3 < slow <= 4.5 and slow < quick - 0.2
+    server = Mocked(scripts.normal)
+    assert generate(server, {"deadline_s": 5}).data
+    generate(server, {"image": SlowFile(server), "deadline_s": 5})
+    with pytest.raises(DeadlineExceeded):
+        generate(server, {"image": SlowFile(server), "deadline_s": 0.1})
+    assert [request.deadline_s for _, request in server.requests] == pytest.approx([5, 4.5])
 
 
 async def test_a_wait_of_the_asynchronous_client_ends_with_the_deadline():
@@ -175,37 +196,37 @@ async def test_a_wait_of_the_asynchronous_client_ends_with_the_deadline():
         await asyncio.sleep(60)
         return {}
 
-    with serving(scripts.normal) as server:
-        async with AsyncClient(server.url, headers=headers) as client:
-            began = time.monotonic()
-            with pytest.raises(DeadlineExceeded):
-                await client.generate(IMAGE, deadline_s=0.2)
-            with pytest.raises(DeadlineExceeded):
-                await client.metadata(timeout_s=0.2)
-            assert 0.4 <= time.monotonic() - began < 2
-        assert server.metadata == []
+    server, now = Mocked(scripts.normal, clock=Clock()), asyncio.get_running_loop().time
+    async with AsyncClient(transport=server, headers=headers) as client:
+        began = now()
+        with pytest.raises(DeadlineExceeded):
+            await client.generate(IMAGE, deadline_s=0.1)
+        with pytest.raises(DeadlineExceeded):
+            await client.metadata(timeout_s=0.1)
+        assert 0.2 <= now() - began < 2
+    assert server.headers == []
 
 
 async def test_a_timeout_of_a_provider_is_the_callers():
     async def headers():
         raise TimeoutError("the vault does not answer")
 
-    async with AsyncClient("127.0.0.1:1", headers=headers) as client:
+    async with AsyncClient(transport=Mocked(scripts.normal), headers=headers) as client:
         with pytest.raises(TimeoutError, match="vault"):
             await client.generate(IMAGE, deadline_s=5)
 
 
 async def test_the_clock_starts_when_the_first_event_is_asked_for():
-    with serving(scripts.normal) as server:
-        async with AsyncClient(server.url) as client:
-            events = client.stream(IMAGE, deadline_s=1.5)
-            await asyncio.sleep(1)
-            assert [event async for event in events]
-        with Client(server.url) as client:
-            events = client.stream(IMAGE, deadline_s=1.5)
-            time.sleep(1)
-            assert list(events)
-    assert all(0.6 < request.deadline_s < 1.5 for _, request in server.requests)
+    server = Mocked(scripts.normal)
+    async with AsyncClient(transport=server) as client:
+        events = client.stream(IMAGE, deadline_s=1.5)
+        server.clock.sleep(1)
+        assert [event async for event in events]
+    with Client(transport=server) as client:
+        events = client.stream(SlowFile(server), deadline_s=1.5)
+        server.clock.sleep(1)
+        assert list(events)
+    assert [request.deadline_s for _, request in server.requests] == pytest.approx([1.5, 1])
 
 
 def refused(retry_after_s, kind=Overloaded):
@@ -220,10 +241,10 @@ def refused(retry_after_s, kind=Overloaded):
 @both
 @pytest.mark.parametrize("kind", [Overloaded, Draining])
 def test_a_refusal_is_waited_out_for_who_has_patience(generate, kind):
-    with serving(by_turns(refused(0.2, kind), refused(0.2, kind), scripts.normal)) as server:
-        began = time.monotonic()
-        assert generate(server.url, {"patience_s": 10}, retry=Retry(attempts=1)).data
-        assert 0.4 <= time.monotonic() - began < 5
+    server = Mocked(by_turns(refused(4, kind), refused(2, kind), scripts.normal))
+    assert generate(server, {"patience_s": 10}, retry=Retry(attempts=1)).data
+    first, second = server.clock.pauses
+    assert 4 < first <= 5 and 2 < second <= 2.5, "not before it is asked for, and by chance a little later"
 
 
 @both
@@ -240,16 +261,15 @@ def test_a_refusal_is_waited_out_for_who_has_patience(generate, kind):
     ],
 )
 def test_a_refusal_is_raised_where_waiting_is_of_no_use(generate, script, call):
-    with serving(script) as server:
-        began = time.monotonic()
-        with pytest.raises(Refused):
-            generate(server.url, call)
-        assert time.monotonic() - began < 3 and len(server.requests) == 1
+    server = Mocked(script)
+    with pytest.raises(Refused):
+        generate(server, call)
+    assert server.clock.pauses == [] and len(server.requests) == 1
 
 
 @pytest.mark.parametrize("patience_s", [-1, math.nan, math.inf])
 def test_patience_is_a_number_of_seconds(patience_s):
-    with Client("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="patience_s"):
+    with Client(transport=Mocked(PLAIN)) as client, pytest.raises(InvalidRequest, match="patience_s"):
         client.stream(IMAGE, patience_s=patience_s)
 
 
@@ -265,21 +285,30 @@ def test_pauses_are_drawn_at_random_below_a_bound_that_doubles():
     class State:
         outcome = None
 
-    attempts = Attempts(Retry(first_s=1, longest_s=8))
+    attempts = Attempts(Retry(first_s=1, longest_s=8), clock=Clock())
     for number, bound in enumerate((1, 2, 4, 8, 8), 1):
         State.attempt_number = number
         drawn = {attempts._pause_s(State) for _ in range(200)}
         assert len(drawn) > 100 and 0.7 * bound < max(drawn) <= bound
 
 
+class Stopped(Clock):
+    """A pause that does not end."""
+
+    def __init__(self):
+        self.begun = asyncio.Event()
+
+    async def sleep_async(self, seconds):
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
 async def test_a_cancelled_task_does_not_try_again():
-    with serving(PLAIN) as server:
-        async with AsyncClient(server.url, retry=Retry(attempts=9, first_s=60, longest_s=60)) as client:
-            task = asyncio.create_task(client.generate(IMAGE))
-            while not server.requests:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+    server = Mocked(PLAIN, clock=Stopped())
+    async with AsyncClient(transport=server) as client:
+        task = asyncio.create_task(client.generate(IMAGE))
+        await asyncio.wait_for(server.clock.begun.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
     assert len(server.requests) == 1

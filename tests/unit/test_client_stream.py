@@ -1,17 +1,18 @@
-"""The sync client against a real gRPC server over a real socket."""
+"""The sync client: what a stream says, without a socket; and over a real one what only the wire can show."""
 
 import io
 import socket
 import threading
+from contextlib import contextmanager
 
 import grpc
 import grpc_server as scripts
 import numpy as np
 import pytest
-from grpc_server import serving
+from grpc_server import Mocked, serving
 from PIL import Image
 
-from zoetrope_client import BadResponse, Client, ConnectionLost, ServerUnavailable
+from zoetrope_client import BadResponse, Client, ConnectionLost, Retry, ServerUnavailable
 from zoetrope_client.errors import NotServed, PermissionDenied, Unauthenticated
 from zoetrope_client.events import (
     Accepted,
@@ -46,6 +47,14 @@ def client_of(server):
     return Client(server.url)
 
 
+@contextmanager
+def mocked(script):
+    """A server without a socket, and its client."""
+    server = Mocked(script)
+    with Client(transport=server) as client:
+        yield server, client
+
+
 def test_generate_sends_image_and_request_and_puts_the_video_together():
     with serving(scripts.normal) as server, client_of(server) as client:
         video = client.generate(IMAGE, seed=7, fps=12, motion_bucket_id=40)
@@ -57,7 +66,7 @@ def test_generate_sends_image_and_request_and_puts_the_video_together():
 
 
 def test_warnings_are_kept_and_events_of_a_newer_server_passed_over():
-    with serving(scripts.warning) as server, client_of(server) as client:
+    with mocked(scripts.warning) as (server, client):
         video = client.generate(IMAGE)
         kinds = [type(event) for event in client.stream(IMAGE)]
     assert [each.message for each in video.warnings] == ["far\naway"]
@@ -65,7 +74,7 @@ def test_warnings_are_kept_and_events_of_a_newer_server_passed_over():
 
 
 def test_stream_yields_every_part_in_order():
-    with serving(scripts.normal) as server, client_of(server) as client:
+    with mocked(scripts.normal) as (server, client):
         events = list(client.stream(IMAGE, GenerateRequest(num_inference_steps=2)))
     assert isinstance(events[0], Accepted)
     steps = [event for event in events if isinstance(event, Progress)]
@@ -81,7 +90,7 @@ def test_stream_yields_every_part_in_order():
 
 
 def test_previews_are_yielded():
-    with serving(scripts.normal) as server, client_of(server) as client:
+    with mocked(scripts.normal) as (server, client):
         events = list(client.stream(IMAGE, preview_every=1))
     assert [event.image for event in events if isinstance(event, Preview)] == [b"preview 1", b"preview 2"]
 
@@ -91,12 +100,12 @@ def test_the_last_piece_of_a_response_with_done_comes_before_it():
         last = scripts.done(request, b"data")
         yield Response(event=last.event, video=b"data", frames=np.zeros((1, 2, 2, 3), np.uint8))
 
-    with serving(script) as server, client_of(server) as client:
+    with mocked(script) as (server, client):
         assert [type(event) for event in client.stream(IMAGE)] == [Frames, Fragment, Done]
 
 
 def test_every_event_has_its_case():
-    with serving(scripts.normal) as server, client_of(server) as client:
+    with mocked(scripts.normal) as (server, client):
         seen = set()
         for event in client.stream(IMAGE, preview_every=1):
             match event:
@@ -114,7 +123,7 @@ def test_every_event_has_its_case():
 
 
 def test_fields_go_over_those_of_the_request():
-    with serving(scripts.normal) as server, client_of(server) as client:
+    with mocked(scripts.normal) as (server, client):
         client.generate(IMAGE, GenerateRequest(seed=1, fps=9), fps=10)
     assert server.requests[0][1] == GenerateRequest(seed=1, fps=10)
 
@@ -140,7 +149,7 @@ def test_the_message_names_the_model_and_has_no_batch_dimension():
 
 
 def test_an_invalid_request_is_found_before_anything_is_sent():
-    with serving(scripts.normal) as server, client_of(server) as client:
+    with mocked(scripts.normal) as (server, client):
         with pytest.raises(InvalidRequest, match="motion_bucket_id"):
             client.stream(IMAGE, motion_bucket=3)
         with pytest.raises(InvalidRequest, match="fps: got 0"):
@@ -168,8 +177,7 @@ def test_an_invalid_request_is_found_before_anything_is_sent():
 )
 def test_an_error_event_becomes_the_error_of_that_code_with_its_details(error):
     with (
-        serving(scripts.failing(error)) as server,
-        client_of(server) as client,
+        mocked(scripts.failing(error)) as (server, client),
         pytest.raises(ZoetropeError) as raised,
     ):
         client.generate(IMAGE)
@@ -206,7 +214,7 @@ def test_a_refusal_by_status_alone_becomes_its_class():
 )
 def test_a_status_without_a_code_becomes_the_nearest_error(status, kind):
     script = scripts.aborting(status, "words")
-    with serving(script) as server, client_of(server) as client, pytest.raises(kind, match="words") as raised:
+    with mocked(script) as (server, client), pytest.raises(kind, match="words") as raised:
         client.generate(IMAGE)
     assert type(raised.value) is kind
 
@@ -214,8 +222,7 @@ def test_a_status_without_a_code_becomes_the_nearest_error(status, kind):
 @pytest.mark.parametrize("call", [Client.generate, lambda *args: list(Client.stream(*args))])
 def test_a_stream_that_ends_without_done_is_a_lost_connection(call):
     with (
-        serving(scripts.cutting) as server,
-        client_of(server) as client,
+        mocked(scripts.cutting) as (server, client),
         pytest.raises(ConnectionLost, match=server.url),
     ):
         call(client, IMAGE)
@@ -238,7 +245,7 @@ def test_a_status_after_done_does_not_take_the_video_away():
         yield from scripts.normal(servicer, image, request, context)
         context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
 
-    with serving(script) as server, client_of(server) as client:
+    with mocked(script) as (server, client):
         assert client.generate(IMAGE).data
 
 
@@ -247,7 +254,7 @@ def test_missing_bytes_of_the_video_are_noticed():
         yield Response(video=b"abc")
         yield scripts.done(request, b"abcd")
 
-    with serving(script) as server, client_of(server) as client, pytest.raises(BadResponse, match="3 of 4"):
+    with mocked(script) as (server, client), pytest.raises(BadResponse, match="3 of 4"):
         client.generate(IMAGE)
 
 
@@ -264,7 +271,7 @@ def test_no_server_there():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{held.getsockname()[1]}"
-        with Client(url) as client:
+        with Client(url, retry=Retry(attempts=2, first_s=0)) as client:
             assert client.health(timeout_s=2) is False
             with pytest.raises(ServerUnavailable, match=url):
                 client.generate(IMAGE)
@@ -311,7 +318,7 @@ def test_an_unreadable_response_is_a_bad_response():
         message.infer_response.raw_output_contents[0] = b"\x02\x00\x00\x00{}"
         yield message
 
-    with serving(script) as server, client_of(server) as client, pytest.raises(BadResponse):
+    with mocked(script) as (server, client), pytest.raises(BadResponse):
         client.generate(IMAGE)
 
 
@@ -324,7 +331,7 @@ def test_images_in_every_form_arrive(tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     encoded = path.read_bytes()
-    with serving(scripts.normal) as server, client_of(server) as client, path.open("rb") as file:
+    with mocked(scripts.normal) as (server, client), path.open("rb") as file:
         for source in (path, str(path), encoded, bytearray(encoded), file):
             client.generate(source)
         client.generate(Image.fromarray(pixels))

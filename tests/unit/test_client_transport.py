@@ -11,25 +11,35 @@ from contextlib import contextmanager, suppress
 import grpc
 import grpc_server as scripts
 import pytest
-from grpc_server import METADATA, serving
+from grpc_server import METADATA, Mocked, serving
 
-from zoetrope_client import AsyncClient, BadResponse, Client, Metadata, Retry, ServerUnavailable, Tls
+from zoetrope_client import (
+    AsyncClient,
+    BadResponse,
+    Client,
+    Metadata,
+    Retry,
+    ServerUnavailable,
+    Tls,
+    Transport,
+)
 from zoetrope_client.errors import NotServed, ZoetropeError
 
 IMAGE = b"\x89PNG not decoded here"
 PUBLIC = ["__init__", "close", "generate", "health", "metadata", "stream"]
 
 
-def run(kind, url, method="generate", *arguments, **settings):
-    """One call of either client."""
+def run(kind, server, method="generate", *arguments, **settings):
+    """One call of either client to an address, or by a transport."""
+    settings |= {"url": server} if isinstance(server, str) else {"transport": server}
 
     async def asynchronously():
-        async with AsyncClient(url, **settings) as client:
+        async with AsyncClient(**settings) as client:
             return await getattr(client, method)(*arguments)
 
     if kind is AsyncClient:
         return asyncio.run(asynchronously())
-    with Client(url, **settings) as client:
+    with Client(**settings) as client:
         return getattr(client, method)(*arguments)
 
 
@@ -79,11 +89,11 @@ def test_a_provider_may_be_a_coroutine_function_of_the_asynchronous_client():
         await asyncio.sleep(0)
         return {"authorization": "Bearer y"}
 
-    with serving(scripts.normal) as server:
-        run(AsyncClient, server.url, "generate", IMAGE, headers=headers)
-        with pytest.raises(TypeError, match="needs AsyncClient"):
-            run(Client, server.url, "generate", IMAGE, headers=headers)
-    assert [each["authorization"] for each in server.metadata] == ["Bearer y"]
+    server = Mocked(scripts.normal)
+    run(AsyncClient, server, "generate", IMAGE, headers=headers)
+    with pytest.raises(TypeError, match="needs AsyncClient"):
+        run(Client, server, "generate", IMAGE, headers=headers)
+    assert server.headers == [{"authorization": "Bearer y"}]
 
 
 @both
@@ -91,9 +101,10 @@ def test_what_a_provider_raises_is_the_callers(kind):
     def headers():
         raise LookupError("no token")
 
-    with serving(scripts.normal) as server, pytest.raises(LookupError, match="no token"):
-        run(kind, server.url, "generate", IMAGE, headers=headers)
-    assert server.requests == []
+    server = Mocked(scripts.normal)
+    with pytest.raises(LookupError, match="no token"):
+        run(kind, server, "generate", IMAGE, headers=headers)
+    assert server.calls == []
 
 
 @contextmanager
@@ -133,9 +144,12 @@ def counting(url):
 @both
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 def test_compression_makes_less_of_it_travel(kind, compression):
+    def script(servicer, image, request, context):
+        yield scripts.done(request, b"")
+
     image = b"\x89PNG" + bytes(500_000)
-    with serving(scripts.normal) as server, counting(server.url) as (url, counted):
-        assert run(kind, url, "generate", image, compression=compression).data
+    with serving(script) as server, counting(server.url) as (url, counted):
+        assert run(kind, url, "generate", image, compression=compression).id == "r1"
     assert server.requests[0][0] == image
     assert sum(counted) < 20_000 if compression else sum(counted) > 500_000
 
@@ -175,15 +189,15 @@ def test_metadata_is_read(kind):
     ],
 )
 def test_metadata_that_is_none_is_an_error(kind, told, error):
-    with serving(scripts.normal) as server, pytest.raises(error):
-        server.told = told
-        run(kind, server.url, "metadata")
+    server = Mocked(scripts.normal, metadata=told)
+    with pytest.raises(error):
+        run(kind, server, "metadata")
 
 
 @both
 def test_no_server_has_no_metadata(kind):
     with pytest.raises(ServerUnavailable):
-        run(kind, "127.0.0.1:1", "metadata")
+        run(kind, "127.0.0.1:1", "metadata", retry=Retry(attempts=2, first_s=0))
 
 
 def test_metadata_of_a_newer_server_is_read():
@@ -196,6 +210,41 @@ def test_metadata_of_a_newer_server_is_read():
     assert read.limits == METADATA.limits and read.fields == METADATA.fields
     assert read.formats["avif"].suffixes == (".avif",)
     assert (read.samplers[0], read.schedules[0]) == ("euler", "karras")
+
+
+@both
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"url": "other:8001"},
+        {"credentials": Tls()},
+        {"compression": "gzip"},
+        {"keepalive_s": 1.0},
+        {"max_message_bytes": 9},
+        {"channel_args": [("grpc.x", 1)]},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_a_setting_that_the_transport_would_not_see_is_refused(kind, setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"^{name}: the transport has its own"):
+        kind(transport=Mocked(scripts.normal), **setting)
+
+
+def test_a_transport_may_put_interceptors_before_its_channel():
+    class Counting(Transport, grpc.UnaryUnaryClientInterceptor):
+        asked = ()
+
+        def channel(self, kind):
+            return kind.intercept_channel(super().channel(kind), self)
+
+        def intercept_unary_unary(self, continuation, details, request):
+            self.asked += (details.method.rpartition("/")[2],)
+            return continuation(details, request)
+
+    with serving(scripts.normal) as server:
+        transport = Counting(server.url)
+        assert run(Client, transport, "health") and transport.asked == ("ServerReady",)
 
 
 def test_half_a_pair_of_keys_is_refused():

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
@@ -24,7 +25,6 @@ from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 from zoetrope_export import commands, exporting, preflight, stage_builds  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.trajectory import sample_picture  # noqa: E402
 from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
@@ -38,10 +38,8 @@ app.add_typer(commands.checkpoint, name="checkpoint")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(ARCHITECTURE, directory)
-    return directory
+def checkpoint():
+    return artifacts.checkpoint(ARCHITECTURE)
 
 
 def call(*words):

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_core.specs import STAGES  # noqa: E402
@@ -21,7 +22,6 @@ from zoetrope_export.onnx_graphs import (  # noqa: E402
     gather,
     trace_symbols,  # noqa: E402
 )
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 
@@ -31,10 +31,8 @@ HOSTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(SMALLEST, directory)
-    return open_checkpoint(directory)
+def checkpoint():
+    return open_checkpoint(artifacts.checkpoint(SMALLEST))
 
 
 @pytest.fixture(scope="module")

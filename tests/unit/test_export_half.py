@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_core.errors import NonFinite  # noqa: E402
@@ -19,7 +20,6 @@ from zoetrope_export.engines import TorchEngine  # noqa: E402
 from zoetrope_export.half import FloatGroupNorm, to_half  # noqa: E402
 from zoetrope_export.onnx_graphs import FILE_NAME, export_onnx, trace_symbols  # noqa: E402
 from zoetrope_export.parity import TOLERANCE_DB, psnr  # noqa: E402
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import open_engine  # noqa: E402
 from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
@@ -32,10 +32,8 @@ FLOAT, HALF, UINT8, BOOL, INT64 = 1, 10, 2, 9, 7
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(SMALLEST, directory)
-    return open_checkpoint(directory)
+def checkpoint():
+    return open_checkpoint(artifacts.checkpoint(SMALLEST))
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
+
 from zoetrope_core.specs import ALL_STAGES  # noqa: E402
 from zoetrope_export import inductor_build, preflight, stage_builds  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.preflight import Need, check, estimate, stage_weights  # noqa: E402
-from zoetrope_export.random_checkpoint import random_unet, write_random_checkpoint  # noqa: E402
+from zoetrope_export.random_checkpoint import random_unet  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines.gpu import Gpu  # noqa: E402
 
@@ -27,10 +29,8 @@ GPU = Gpu(name="NVIDIA L4", target="sm89", driver="1", memory=24 * GIB, free=22 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(SMALL, directory)
-    return open_checkpoint(directory)
+def checkpoint():
+    return open_checkpoint(artifacts.checkpoint(SMALL))
 
 
 @pytest.fixture

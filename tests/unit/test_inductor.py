@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+import artifacts  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
 
 from zoetrope_core.specs import STAGES  # noqa: E402
@@ -23,7 +24,6 @@ from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.onnx_graphs import trace_symbols  # noqa: E402
 from zoetrope_export.parity import psnr  # noqa: E402
 from zoetrope_export.profiles import profiles  # noqa: E402
-from zoetrope_export.random_checkpoint import write_random_checkpoint  # noqa: E402
 from zoetrope_export.stage_builds import BuildOptions, Silent, StageBuilder  # noqa: E402
 from zoetrope_export.stage_modules import stage_module  # noqa: E402
 from zoetrope_server.engines import EngineError, inductor, open_engine  # noqa: E402
@@ -43,10 +43,8 @@ app.command()(commands.export)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    write_random_checkpoint(ARCHITECTURE, directory)
-    return open_checkpoint(directory)
+def checkpoint():
+    return open_checkpoint(artifacts.checkpoint(ARCHITECTURE))
 
 
 @pytest.fixture(scope="module")

@@ -257,6 +257,9 @@ class IExecutionContext:
             raise Fault(device.sticky, "Error Code 1: Cuda Runtime (a sticky error)")
         if device.faulty("enqueue"):
             raise Refused("Error Code 1: Myelin (no kernel image is available)")
+        if device.faulty("capture"):
+            device.stream(stream).broken = True
+            raise Fault(gpu.CAPTURE_UNSUPPORTED, "Error Code 1: Cuda Runtime (an allocation)")
         for name in (*self.engine.inputs, *self.engine.outputs):
             if name in self.engine.inputs and name not in self.shapes:
                 raise Refused(f"Error Code 7: Internal Error (shape of {name} is not set)")

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 from onnx import TensorProto
+from stand_in import fixtures
 from stand_in.engines import attention, doubling
 
 from zoetrope_export import tensorrt_build
@@ -12,6 +13,8 @@ from zoetrope_server.engines import EngineError, requirements
 from zoetrope_server.engines.recorder import error_recorder
 
 real = pytest.importorskip("tensorrt_rtx")
+
+stand_in = fixtures.stand_in
 FP16, BF16, FP32 = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evidence import ran
+from stand_in import fixtures
 
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx")
@@ -16,10 +17,13 @@ from zoetrope_server.batching import example_inputs, served_shapes  # noqa: E402
 from zoetrope_server.engines import EngineError, open_engine  # noqa: E402
 from zoetrope_server.engines.sidecar import Sidecar, find_engine  # noqa: E402
 
+exported = fixtures.exported
+stand_in = fixtures.stand_in
+
 
 @pytest.fixture(scope="module")
 def repository(exported):
-    return exported[0]
+    return exported
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +139,7 @@ def test_a_failed_capture_leaves_no_error_behind(stand_in, opened, manifest, cap
     """The next call that looks at CUDA's last error would take it for its own."""
     engine, inputs = opened("vae_encoder"), example_inputs(STAGES["vae_encoder"], manifest)
     engine.run(inputs)
-    stand_in.fault = ("enqueue", 3)
+    stand_in.fault = ("capture", 3)
     expected = engine.run(inputs)
     assert "no CUDA graph" in caplog.text
     assert stand_in.last == 0
@@ -178,3 +182,33 @@ def test_an_old_driver_is_said_with_the_one_that_is_needed(stand_in, opened, mon
     monkeypatch.setattr(cuda, "cudaStreamCreate", lambda: (old, None))
     with pytest.raises(EngineError, match="driver version is insufficient.*driver 580 or newer"):
         opened("unet")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3000)
+def test_an_export_at_the_profiles_of_svd_xt_passes_its_gate(stand_in, tmp_path):
+    """A tiny network at 25 frames of 1024x576: the gate runs the engine at the one shape that it takes.
+
+    Its first levels have no attention: the scores of one head are 17 GB in ONNX Runtime.
+    """
+    import typer
+    from small_checkpoints import SMALLEST
+    from typer.testing import CliRunner
+
+    from zoetrope_export import commands
+    from zoetrope_export.random_checkpoint import write_random_checkpoint
+
+    app = typer.Typer()
+    app.command()(commands.export)
+    levels = {"unet_channels": (32,) * 4, "unet_heads": (1,) * 4, "vae_channels": (32,) * 4}
+    write_random_checkpoint(replace(SMALLEST, num_frames=25, unet_plain=2, **levels), tmp_path / "checkpoint")
+    stand_in.capacity = 64 << 30
+    words = [tmp_path / "checkpoint", "--engine", "tensorrt", "--precision", "fp16", "--no-verify", "--force"]
+    words += ["--size", "576x1024", "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert (report["size"], report["num_frames"], report["passed"]) == ([576, 1024], 25, True)
+    assert {each["computed_by"] for each in report["stages"]} == {"engine"}
+    assert Manifest.load(tmp_path / "out").max_batch_size == 1
+    ran("stand-in", engine="tensorrt", precision="fp16", shapes="SVD-XT", stages=STAGES)

@@ -1,4 +1,4 @@
-"""The stand-in for a GPU: within this process, and for Triton's processes."""
+"""Fixtures of the stand-in for a GPU: import the names that a test file uses."""
 
 import os
 import sys
@@ -30,31 +30,37 @@ def stand_in(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A repository by `zoetrope export --engine tensorrt` of a small checkpoint, and what it printed.
+def exported():
+    """A repository by `zoetrope export --engine tensorrt` of a small checkpoint, kept in the tests' store.
 
-    ZOETROPE_STAND_IN_REPOSITORY names one that was exported before, which saves the export.
+    ZOETROPE_STAND_IN_REPOSITORY names one that was exported before.
     """
     if given := os.environ.get("ZOETROPE_STAND_IN_REPOSITORY"):
-        return Path(given), ""
+        return Path(given)
+    import artifacts
     import typer
     from small_checkpoints import SMALLEST
     from typer.testing import CliRunner
 
     from zoetrope_export import commands
-    from zoetrope_export.random_checkpoint import write_random_checkpoint
 
     app = typer.Typer()
     app.command()(commands.export)
-    folder = tmp_path_factory.mktemp("tensorrt")
-    write_random_checkpoint(replace(SMALLEST, num_frames=5), folder / "checkpoint")
-    words = [folder / "checkpoint", "--engine", "tensorrt", "--precision", "fp16", "--decode-chunk", "3"]
-    words += ["--size", SIZES[0], "--size", SIZES[1], "--max-batch", "2"]
-    words += ["--cache", folder / "cache", "--out", folder / "repository"]
+    one_level = replace(SMALLEST, num_frames=5, unet_channels=(64,), unet_heads=(2,))
+    words = [artifacts.checkpoint(one_level), "--engine", "tensorrt", "--precision", "fp16"]
+    words += ["--size", SIZES[0], "--size", SIZES[1], "--decode-chunk", "3", "--max-batch", "2"]
+
+    def export(*more):
+        result = CliRunner().invoke(app, [str(word) for word in (*words, *more)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
     forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(MODULES)
-        result = CliRunner().invoke(app, [str(word) for word in words])
+        key = export("--out", artifacts.store() / "unused", "--print-key").split()[-1]
+        made = artifacts.stored(
+            f"stand-in-{key}", lambda path: export("--out", path, "--cache", path.with_name("cache"))
+        )
     forget()
-    assert result.exit_code == 0, result.output
-    return folder / "repository", result.output
+    return made

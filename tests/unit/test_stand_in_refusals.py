@@ -1,9 +1,12 @@
 """What the stand-in refuses, each as the library does or as its documentation leaves undefined."""
 
 import pytest
+from stand_in import fixtures
 from stand_in.engines import build, copied, started
 
 pytest.importorskip("tensorrt_rtx")
+
+stand_in = fixtures.stand_in
 
 
 def test_it_computes_the_graph_that_was_parsed(stand_in):

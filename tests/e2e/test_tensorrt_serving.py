@@ -8,6 +8,7 @@ import av
 import pytest
 from evidence import ran
 from fakes import png
+from stand_in import fixtures
 from stand_in.repositories import on_stand_in
 
 pytest.importorskip("torch")
@@ -18,6 +19,8 @@ from zoetrope_client import Client  # noqa: E402
 from zoetrope_core.errors import StageFailed  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
 
+exported = fixtures.exported
+
 pytestmark = pytest.mark.e2e
 ASKED = {"num_inference_steps": 2, "seed": 3, "format": "gif"}
 
@@ -26,7 +29,7 @@ ASKED = {"num_inference_steps": 2, "seed": 3, "format": "gif"}
 def warm(exported, tmp_path_factory):
     """A server that has warmed up all shapes."""
     folder = tmp_path_factory.mktemp("serving")
-    repository = on_stand_in(exported[0], folder / "repository")
+    repository = on_stand_in(exported, folder / "repository")
     with serving(repository, folder / "log") as running:
         yield running
 
@@ -72,7 +75,7 @@ def test_the_warm_up_recorded_its_graphs(warm):
 
 def test_a_stage_whose_engine_fails_ends_the_request_with_its_name(exported, tmp_path):
     """Once; the next request is served. The VAE encoder's warm-up replays the graphs of two sizes."""
-    repository = on_stand_in(exported[0], tmp_path / "repository", only="vae_encoder")
+    repository = on_stand_in(exported, tmp_path / "repository", only="vae_encoder")
     environment = {**os.environ, "STAND_IN_FAULT": "graph:3"}
     with (
         serving(repository, tmp_path / "log", environment=environment) as running,
@@ -93,7 +96,7 @@ def test_a_stage_whose_engine_fails_ends_the_request_with_its_name(exported, tmp
     ],
 )
 def test_a_server_whose_engines_do_not_run_here_does_not_start(exported, tmp_path, environment, said):
-    repository = on_stand_in(exported[0], tmp_path / "repository")
+    repository = on_stand_in(exported, tmp_path / "repository")
     with (
         pytest.raises(ServerFailed, match=said),
         serving(repository, tmp_path / "log", environment={**os.environ, **environment}),
