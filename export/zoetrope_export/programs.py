@@ -14,6 +14,10 @@ from zoetrope_core.specs import STATIC_SYMBOLS, StageSpec, TensorSpec
 from zoetrope_export.onnx_graphs import example_tensors
 from zoetrope_server.engines.sidecar import Profile
 
+_LEAST_BOUND = 4
+"""No axis has a lower bound than this: axes are traced at 2 or 3, and one that may be 2 at most is 2, since
+torch takes a dynamic axis to be at least 2."""
+
 
 def trace(
     module: nn.Module,
@@ -53,7 +57,7 @@ def _dynamic(spec: TensorSpec, batched: bool, ranges: Profile | None) -> dict[in
     """The dynamic axes of an input, with their bounds."""
     symbols = dict(enumerate(spec.dims, start=1)) | ({0: "B"} if batched else {})
     return {
-        axis: Dim.DYNAMIC if ranges is None else Dim.DYNAMIC(max=ranges[dim][2])
+        axis: Dim.DYNAMIC if ranges is None else Dim.DYNAMIC(max=max(ranges[dim][2], _LEAST_BOUND))
         for axis, dim in sorted(symbols.items())
         if isinstance(dim, str)
         and dim not in STATIC_SYMBOLS

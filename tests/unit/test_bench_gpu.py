@@ -1,4 +1,4 @@
-"""`make gpu`: its parts, their time, what they write, and a rehearsal of all of it on the CPU."""
+"""`make gpu`: its parts, their time, and what they write."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from zoetrope_bench.gpu import environment, record, run, wheels
 from zoetrope_bench.gpu.parts import BUDGET_S, PARTS, file_name, limit_s
 
 ROOT = Path(__file__).parents[2]
-STAND_IN = ROOT / "tests" / "stand_in" / "modules"
 
 
 def written(folder, part):
@@ -149,26 +148,3 @@ def test_an_environment_has_the_source_tree_and_all_that_the_machine_has(tmp_pat
     )
     file, prefix = done.stdout.split()
     assert Path(file).is_relative_to(ROOT) and Path(prefix) == tmp_path / "environment"
-
-
-def rehearse(parts, out, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
-    code = run.main(["--toy", "--parts", parts, "--out", str(out), "--budget-s", "1200"])
-    bodies = [written(out, letter) for letter in parts.split(",")]
-    said = [
-        (body["part"], entry) for body in bodies for entry in body["steps"] + body["checks"]
-        if entry.get("status", "done") != "done" or not entry.get("passed", True)
-    ]  # fmt: skip
-    assert (code, said) == (0, [])
-    return bodies
-
-
-def test_the_cuda_calls_are_rehearsed_without_a_gpu(tmp_path, monkeypatch):
-    bodies = rehearse("b", tmp_path, monkeypatch)
-    assert all(body["toy"] and not body["details"]["paths"] for body in bodies), "no claim of a GPU"
-
-
-@pytest.mark.full
-@pytest.mark.timeout(1500)
-def test_the_whole_run_is_rehearsed_without_a_gpu(tmp_path, monkeypatch):
-    rehearse(",".join(PARTS), tmp_path, monkeypatch)
