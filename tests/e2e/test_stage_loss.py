@@ -36,15 +36,19 @@ class TritonPythonModel(NoopStage):
 """
 WARM_UP = 5
 """The calls of a UNet's warm-up with batches of up to four."""
-START_TIMEOUT_S = 8
+LEAST_S = 2.0
+"""Less than in earnest: how long a stage may be silent whose steps take milliseconds."""
 
 
 def server_with(fault, noop_repository, tmp_path):
-    """A server whose UNet fails in the second step of the first request."""
+    """A server whose UNet fails in the fourth step of the first request: two are measured by then."""
     broken = tmp_path / "repository"
     shutil.copytree(noop_repository, broken)
-    (broken / "unet" / "1" / "model.py").write_text(STAGE.format(good=WARM_UP + 1, fault=fault))
-    return serving(broken, tmp_path / "log", "--start-timeout-s", str(START_TIMEOUT_S))
+    (broken / "unet" / "1" / "model.py").write_text(STAGE.format(good=WARM_UP + 3, fault=fault))
+    entry = broken / "image_to_video" / "1" / "model.py"
+    less = f"from zoetrope_server import watchdog\n\nwatchdog.LEAST_S = {LEAST_S}\n"
+    entry.write_text(f"{entry.read_text()}\n{less}")
+    return serving(broken, tmp_path / "log")
 
 
 def alive(server):
@@ -57,8 +61,8 @@ def alive(server):
 @pytest.mark.parametrize(
     ("fault", "reason", "seconds"),
     [
-        ('raise RuntimeError("CUDA error: an illegal memory access was encountered")', "unet", 5),
-        ("time.sleep(3600)", "unet has not answered", START_TIMEOUT_S + 5),
+        ('raise RuntimeError("CUDA error: an illegal memory access was encountered")', "unet", 8),
+        ("time.sleep(3600)", "unet has not answered", LEAST_S + 8),
     ],
     ids=["sticky error", "hang"],
 )
@@ -70,7 +74,7 @@ def test_the_request_ends_with_stage_lost_and_the_server_ends(
         assert alive(server)
         began = time.monotonic()
         with pytest.raises(StageLost, match=reason):
-            client.generate(PHOTO, num_inference_steps=5)
+            client.generate(PHOTO, num_inference_steps=6)
         assert time.monotonic() - began < seconds
         assert server.process.wait(10) == 3, "as after any lost process"
         assert not alive(server)
