@@ -227,6 +227,20 @@ def test_shapes_that_take_turns_do_not_share_what_was_recorded(engine, cuda):
         assert counts == [[1, 0]] * 6
 
 
+def test_all_copies_are_between_the_gpu_and_page_locked_memory(engine, cuda):
+    """Also those to the answers of earlier calls, which stay as they are while somebody holds them."""
+    kept = []
+    for _ in range(3):
+        cuda.calls.clear()
+        outputs = engine.opened.run({"pixels": np.zeros((1, 3, 8, 8), np.float32)})
+        kept.append(outputs["latents"].ctypes.data)
+        held = outputs  # noqa: F841
+        copies = [(call[2] if call[4] == 1 else call[1]) for call in cuda.calls if call[0] == "MemcpyAsync"]
+        assert len(copies) == 2
+        assert all(any(block.ctypes.data == address for block in cuda.host) for address in copies)
+    assert kept[1] != kept[0] and len(cuda.host) == 3, "one staged input, two answers in turn"
+
+
 def test_kernels_that_were_compiled_are_there_for_the_next_process(tmp_path):
     """TensorRT-RTX compiles them in each process anew, tens of seconds for a large UNet."""
     file, given = tmp_path / "unet.plan", []
