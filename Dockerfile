@@ -32,11 +32,19 @@ RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/zoetrope/bin/python install \
         --constraint /opt/zoetrope/constraints.txt "$(echo /dist/*.whl)[${SERVE_EXTRAS},export]"
+# AOTInductor compiles with g++, which the base lacks; the last line compiles a toy package with it.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/* \
+    && /opt/zoetrope/bin/python -c "import torch; torch._inductor.aoti_compile_and_package(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), package_path='/opt/zoetrope/toy.pt2')" \
+    && rm /opt/zoetrope/toy.pt2
 # Any user may write: a new volume takes these modes over, whoever `docker run --user` names.
 RUN install -d -m 1777 /cache /models
 ENV PATH=/opt/zoetrope/bin:${PATH} \
     HOME=/tmp \
     XDG_CACHE_HOME=/cache \
+    CUDA_HOME=/usr/local/cuda \
     ZOETROPE_HOST=0.0.0.0
 ARG TRITON_RELEASE
 ARG VERSION=0.1.0

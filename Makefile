@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := core server client export benchmarks tests demo examples model_repository
 TOOLS := .venv-tools
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+SPACE := $(subst ,, )
 CLIENT := .venv-client
 WORKERS ?= 3
 
-.PHONY: help demo check lint types test test-client test-full full-size performance policy tools clean
+.PHONY: help demo check lint types test test-client test-full gpu full-size performance policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +63,10 @@ policy: out/policy/bin/checkov  ## What checkov finds in the manifests; each exc
 	for overlay in deploy/kubernetes/overlays/*/; do \
 	  kubectl kustomize $$overlay > out/manifests/$$(basename $$overlay).yaml || exit 1; done
 	out/policy/bin/checkov --skip-download --framework kubernetes --quiet --compact -d out/manifests
+
+gpu:  ## Everything that needs a GPU, within six minutes: PARTS="0 a", WHEELS=DIRECTORY of what the machine lacks
+	PYTHONPATH=$(subst $(SPACE),:,$(wildcard core families server client export benchmarks)) $(GPU_PYTHON) \
+		-m zoetrope_bench.gpu.run $(if $(PARTS),--parts "$(PARTS)") $(if $(WHEELS),--wheels $(WHEELS))
 
 full-size: $(VENV)/.dev  ## Engines of SVD-XT with random weights: half an hour, 24 GB of memory, 20 GB of disk
 	$(BIN)/python -m zoetrope_bench.full_size --json benchmarks/results/full_size.json

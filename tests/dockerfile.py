@@ -14,7 +14,7 @@ from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile"
-FOLDERS = ("/src", "/dist", "/opt/zoetrope", "/cache", "/models")
+FOLDERS = ("/src", "/dist", "/opt/zoetrope", "/cache", "/models", "/var/lib/apt")
 """What the steps touch: these are moved below the folder; a step that names another is refused."""
 _ABSOLUTE = re.compile(r"(?<![\w./:}-])/[\w.][\w./-]*")
 

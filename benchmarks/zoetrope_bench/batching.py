@@ -22,7 +22,7 @@ from rich.table import Table
 from zoetrope_bench.report import Figure, Report
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import UNET
-from zoetrope_export.commands import parse_size
+from zoetrope_export.plans import parse_size
 from zoetrope_export.repository import stage_directory
 from zoetrope_server.batching import example_inputs
 from zoetrope_server.engines import Engine, open_engine

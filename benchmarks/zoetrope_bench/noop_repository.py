@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zoetrope_core.manifest import Manifest
@@ -23,13 +24,13 @@ instance_group [ { count: 1 kind: KIND_CPU } ]
 """
 
 
-def write_noop_repository(path: Path, manifest: Manifest, step_seconds: float = 0.0) -> Path:
+def write_noop_repository(path: Path, manifest: Manifest, seconds: Mapping[str, float] | None = None) -> Path:
     """Writes a repository for `zoetrope serve`: the real entry models over stages without arithmetic.
 
     Args:
         path: where it goes.
         manifest: its tensor shapes.
-        step_seconds: how long an execution of the UNet sleeps.
+        seconds: how long an execution of a stage sleeps, by the stage's name; not at all without.
 
     Returns:
         `path`.
@@ -38,8 +39,8 @@ def write_noop_repository(path: Path, manifest: Manifest, step_seconds: float = 
     write_layout(path, manifest)
     for stage in STAGES:
         _write_model(path / stage, "NoopStage")
-    if step_seconds:
-        (path / UNET.name / VERSION / "model.py").write_text(_SLEEPING.format(seconds=step_seconds))
+    for stage, asleep in (seconds or {}).items():
+        (path / stage / VERSION / "model.py").write_text(_SLEEPING.format(seconds=asleep))
     _write_model(path / _BARE, "BareUnet", pbtxt.render(UNET, manifest).replace(UNET.name, _BARE, 1))
     _write_model(path / MINIMAL, "MinimalLoop", _MINIMAL_CONFIG)
     return path

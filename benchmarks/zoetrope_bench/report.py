@@ -124,7 +124,7 @@ def _gpu(gpu: Gpu | None) -> dict[str, Any] | None:
         "name": gpu.name,
         "compute_capability": gpu.target,
         "driver": gpu.driver,
-        "memory_mib": gpu.memory >> 20,
+        "memory_mib": None if gpu.memory is None else gpu.memory >> 20,
         "cuda": _cuda(),
     }
 

@@ -79,7 +79,7 @@ def stage_tasks(
         checkpoint: the folder of the checkpoint.
         baselines: of `EAGER` and `COMPILED`.
     """
-    ours = stage_precision(stage, manifest.precision)
+    ours = stage_precision(stage, manifest.precision, manifest.engine)
     kinds = [(ENGINE, ours, engine)]
     if manifest.engine == "aot-inductor" and device == "cuda":
         kinds.append((RESIDENT, ours, engine))

@@ -225,10 +225,10 @@ def _open(
 ) -> tuple[Checkpoint, Manifest]:
     """The checkpoint, and the manifest of the repository or of what is to be built; raises ZoetropeError."""
     from zoetrope_export.checkpoint import open_checkpoint
-    from zoetrope_export.commands import parse_size, quiet_libraries
     from zoetrope_export.engines import check_supported
     from zoetrope_export.errors import ExportError
     from zoetrope_export.exporting import default_chunk
+    from zoetrope_export.plans import parse_size, quiet_libraries
 
     logging.basicConfig(format="%(levelname)s %(message)s")
     quiet_libraries()

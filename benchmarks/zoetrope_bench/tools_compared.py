@@ -33,6 +33,7 @@ from zoetrope_bench.noop_repository import write_noop_repository
 from zoetrope_bench.overhead import SVD_XT
 from zoetrope_bench.report import Figure, Report
 from zoetrope_bench.server import serving
+from zoetrope_core.specs import UNET
 
 STEP_S = 0.1
 Results = dict[str, list[Outcome]]
@@ -131,7 +132,7 @@ def tools_compared(
 def _sleeping(path: Path) -> Path:
     """A repository at small shapes whose step takes `STEP_S`."""
     shapes = replace(SVD_XT, sizes=((64, 96),), num_frames=(6,), decode_chunk_size=6, embedding_dim=8)
-    return write_noop_repository(path, shapes, STEP_S)
+    return write_noop_repository(path, shapes, {UNET.name: STEP_S})
 
 
 def report(results: Mapping[str, list[Outcome]], parameters: Mapping[str, Any]) -> Report:

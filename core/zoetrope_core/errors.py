@@ -112,7 +112,7 @@ class NonFinite(StageFailed):
 
 
 class StageLost(StageFailed):
-    """A stage process died under a running request; the request may be sent again."""
+    """A stage process died or hung under a running request; the request may be sent again."""
 
     code = "stage_lost"
     status = "UNAVAILABLE"

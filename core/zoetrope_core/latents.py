@@ -18,18 +18,23 @@ def noise(seed: int, stream: int, shape: tuple[int, ...]) -> Array:
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def augment(pixels: Array, strength: float, seed: int) -> Array:
+def augmentation_noise(size: tuple[int, int], seed: int) -> Array:
+    """The noise f32 [1,3,H,W] that the image of a frame size (H, W) is augmented with."""
+    return noise(seed, AUGMENTATION, (1, 3, *size))
+
+
+def augment(pixels: Array, strength: float, noise: Array) -> Array:
     """Adds augmentation noise in pixel space, before the VAE encodes.
 
     Args:
         pixels: f32 [1,3,H,W] in -1..1.
         strength: the standard deviation of the noise (`noise_aug_strength`).
-        seed: the request's seed.
+        noise: see `augmentation_noise`.
 
     Returns:
         f32 [1,3,H,W]; see `StableVideoDiffusionPipeline.__call__`, step 4.
     """
-    augmented: Array = pixels + np.float32(strength) * noise(seed, AUGMENTATION, pixels.shape)
+    augmented: Array = pixels + np.float32(strength) * noise
     return augmented
 
 

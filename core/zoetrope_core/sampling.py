@@ -13,6 +13,7 @@ and return the clean latents f32 [F,C,h,w].
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import log
@@ -121,8 +122,12 @@ async def lcm(model: Denoiser, x: Array, sigmas: Array, on_step: OnStep, draw: D
     Multistep consistency sampling, Song et al. 2023 (arXiv 2303.01469), algorithm 1.
     """
     for number, sigma, following in _pairs(sigmas):
-        denoised = await model(x, sigma)
-        x = denoised + await draw(number) * np.float32(following) if following else denoised
+        if following:
+            # The noise is drawn while the model computes.
+            denoised, noise = await asyncio.gather(model(x, sigma), draw(number))
+            x = denoised + noise * np.float32(following)
+        else:
+            x = denoised = await model(x, sigma)
         await on_step(Step(number=number, count=len(sigmas) - 1, sigma=sigma, x=x, denoised=denoised))
     return x
 

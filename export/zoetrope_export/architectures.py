@@ -16,6 +16,7 @@ class Architecture:
     Attributes:
         unet_channels: width of each level of the UNet; every level but the last has attention.
         unet_heads: attention heads of each level.
+        unet_plain: levels at the top without attention, whose scores a CPU has no memory for.
         unet_layers: residual blocks of each level.
         time_ids_dim: length of the sinusoidal embedding of each added time id.
         embedding_dim: E, length of the image embedding.
@@ -33,6 +34,7 @@ class Architecture:
 
     unet_channels: tuple[int, ...]
     unet_heads: tuple[int, ...]
+    unet_plain: int = 0
     unet_layers: int = 1
     time_ids_dim: int = 32
     embedding_dim: int = 64

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +13,10 @@ from rich.console import Console
 
 from zoetrope_export.endings import errors_to_exit, terminated_as_interrupted
 from zoetrope_export.errors import ExportError
+from zoetrope_export.plans import Wanted, parse_size, plan, quiet_libraries
 
 if TYPE_CHECKING:
-    from zoetrope_core.specs import Array
     from zoetrope_export.exporting import Plan
-    from zoetrope_export.stage_builds import BuildOptions
 
 KEY = "{key}"
 """What stands for the key in `--out`."""
@@ -47,7 +45,7 @@ def export(
         Path,
         typer.Option(help="The model repository to write; {key} in it stands for the export's key."),
     ],
-    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 on GPUs.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 with openvino; fp16 or bf16 on GPUs.")] = "fp32",
     frames: Annotated[
         list[int] | None, typer.Option(help="Frame count; repeat for more. [default: the checkpoint's]")
     ] = None,
@@ -56,7 +54,10 @@ def export(
     ] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Videos that may share a UNet execution. [default: 4 on GPUs, else 1]"),
+        typer.Option(
+            min=1,
+            help="Videos that may share a UNet execution. [default: 4 on GPUs where a step is short, else 1]",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The checkpoint's name as clients see it.")] = None,
     warm_up: Annotated[
@@ -140,20 +141,20 @@ def export(
             verify=verify,
             allow_drift=allow_drift,
         )
-        plan = _plan(source, wanted, out)
+        asked = plan(source, wanted, out)
         if print_key or KEY in str(out):
             from zoetrope_core.manifest import FILE_NAME
             from zoetrope_export.repository_key import repository_key
 
-            key = repository_key(plan)
-            plan = replace(plan, out=Path(str(out).replace(KEY, key)))
+            key = repository_key(asked)
+            asked = replace(asked, out=Path(str(out).replace(KEY, key)))
             if print_key:
                 typer.echo(key)
                 return
-            if (plan.out / FILE_NAME).is_file():  # put in place as a whole, so it is complete
-                typer.echo(f"{plan.out}: exported before")
+            if (asked.out / FILE_NAME).is_file():  # put in place as a whole, so it is complete
+                typer.echo(f"{asked.out}: exported before")
                 return
-        _export(plan, began)
+        _export(asked, began)
 
 
 @checkpoint.callback()
@@ -181,40 +182,6 @@ def random(
         typer.echo(f"{out}: {architecture.num_frames} frames of {height}x{width} (HxW), seed {seed}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the command line asks for; `frames` may be empty, for the checkpoint's own count."""
-
-    engine: str
-    precision: str
-    sizes: tuple[tuple[int, int], ...]
-    frames: tuple[int, ...]
-    decode_chunk: int | None
-    max_batch: int | None
-    name: str | None
-    warm_up: bool
-    profiles: tuple[tuple[tuple[int, int], ...], ...]
-    between: bool | None
-    trained_size: tuple[int, int] | None
-    compute_capability: str | None
-    workspace: float | None
-    cache: Path | None
-    force: bool
-    host: str
-    fp32_decoder: bool
-    picture: Path | None
-    verify: bool
-    allow_drift: bool
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """The (height, width) of `HxW`; raises ExportError."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
-    if match is None:
-        raise ExportError(f"size {text}: give height x width in pixels, such as 576x1024")
-    return int(match[1]), int(match[2])
-
-
 def _export(plan: Plan, began: float) -> None:
     from zoetrope_export.exporting import export_repository
     from zoetrope_export.parity_table import show_parity
@@ -225,79 +192,3 @@ def _export(plan: Plan, began: float) -> None:
     show_parity(report, Console())
     seconds = time.perf_counter() - began
     typer.echo(f"{plan.out}: {report.engine} {report.precision}, exported in {seconds:.1f} s")
-
-
-def _plan(source: str, wanted: Wanted, out: Path) -> Plan:
-    """What to export; everything that can be refused is refused before the first weights are loaded."""
-    quiet_libraries()
-    from zoetrope_export import exporting
-    from zoetrope_export.checkpoint import open_checkpoint
-    from zoetrope_export.engines import check_fp32_decoder, check_supported
-    from zoetrope_export.profiles import with_ranges
-    from zoetrope_export.repository import check_host, check_target
-
-    check_supported(wanted.engine, wanted.precision)
-    check_fp32_decoder(wanted.fp32_decoder, wanted.precision)
-    check_host(wanted.host, wanted.engine)
-    options = _build_options(wanted)
-    check_target(out, Path.cwd(), options.cache)
-    opened = open_checkpoint(source)
-    check_target(out, opened.directory)
-    frames = wanted.frames or (opened.num_frames,)
-    if min(frames) < 1:
-        raise ExportError(f"--frames {min(frames)}: at least 1")
-    manifest = opened.manifest(
-        engine=wanted.engine,
-        precision=wanted.precision,
-        sizes=wanted.sizes,
-        num_frames=frames,
-        decode_chunk_size=wanted.decode_chunk or exporting.default_chunk(frames[0]),
-        max_batch_size=wanted.max_batch or exporting.default_max_batch(wanted.precision),
-        name=wanted.name,
-        trained_size=wanted.trained_size,
-        fp32_decoder=wanted.fp32_decoder,
-    )
-    return exporting.Plan(
-        checkpoint=opened,
-        manifest=with_ranges(manifest, wanted.profiles, between=wanted.between),
-        out=out,
-        warm_up=wanted.warm_up,
-        options=options,
-        host=wanted.host,
-        picture=None if wanted.picture is None else _read_picture(wanted.picture),
-        verify=wanted.verify,
-        allow_drift=wanted.allow_drift,
-    )
-
-
-def _read_picture(file: Path) -> Array:
-    """The picture u8 [H,W,3]; raises ExportError."""
-    from zoetrope_server.media.decode import ImageLimits, decode_image
-
-    try:
-        return decode_image(file.read_bytes(), ImageLimits())
-    except OSError as error:
-        raise ExportError(f"--picture {file}: {error.strerror}") from error
-
-
-def _build_options(wanted: Wanted) -> BuildOptions:
-    from zoetrope_export.engine_cache import default_root
-    from zoetrope_export.stage_builds import BuildOptions
-
-    return BuildOptions(
-        profiles=wanted.profiles,
-        compute_capability=wanted.compute_capability,
-        workspace_gib=wanted.workspace,
-        cache=wanted.cache or default_root(),
-        force=wanted.force,
-    )
-
-
-def quiet_libraries() -> None:
-    """Turns off the progress bars and notes of the model libraries; some are made while they are imported."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

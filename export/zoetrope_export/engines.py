@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoetrope_core.specs import VAE_DECODER, Array, StageSpec
+from zoetrope_core.specs import Array, StageSpec
 from zoetrope_export import onnx_graphs
 from zoetrope_export.errors import ExportError
-from zoetrope_server.engines import ENGINES, stage_precision
-from zoetrope_server.engines.openvino import FILE_NAME as OPENVINO_FILE
+from zoetrope_server.engines import ENGINES, OPENVINO_FILE
+from zoetrope_server.engines.inductor import fp32_products
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def check_supported(engine: str, precision: str) -> None:
 
 def check_fp32_decoder(wanted: bool, precision: str) -> None:
     """Refuses a second decoder at FP32 where the first is at FP32; raises ExportError."""
-    if wanted and stage_precision(VAE_DECODER, precision) == "fp32":
+    if wanted and precision == "fp32":
         raise ExportError(f"--fp32-decoder: at {precision} the decoder is at fp32 already")
 
 
@@ -66,16 +66,21 @@ def to_openvino(graph: Path, path: Path) -> None:
 
 
 class TorchEngine:
-    """A stage module with the interface of an engine: the reference that engines are compared with."""
+    """A stage module with the interface of an engine: the reference that engines are compared with.
 
-    def __init__(self, module: nn.Module, stage: StageSpec) -> None:
-        """Takes the module of a stage and its spec."""
-        self._module, self._stage = module, stage
+    On a GPU its FP32 is FP32: without TF32, which torch's convolutions take there unless told otherwise.
+    """
+
+    def __init__(self, module: nn.Module, stage: StageSpec, device: str = "cpu") -> None:
+        """Takes the module of a stage, which is moved to the device, and its spec."""
+        self._module, self._stage, self._device = module.to(device), stage, device
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage."""
-        tensors = [torch.from_numpy(inputs[spec.name]) for spec in self._stage.inputs]
-        with torch.inference_mode():
+        tensors = [torch.from_numpy(inputs[spec.name]).to(self._device) for spec in self._stage.inputs]
+        with torch.inference_mode(), fp32_products(torch, tf32=False):
             outputs = self._module(*tensors)
         values = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {spec.name: value.numpy() for spec, value in zip(self._stage.outputs, values, strict=True)}
+        return {
+            spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
+        }

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import VAE_ENCODER, Array, StageSpec
 from zoetrope_export import repository
@@ -16,18 +19,28 @@ from zoetrope_export.engines import TorchEngine
 from zoetrope_export.errors import ParityError
 from zoetrope_export.latent_colours import fit_latent_rgb
 from zoetrope_export.parity import ENGINE, ParityReport, PipelineParity, StageParity, compare
+from zoetrope_export.profiles import size_groups
 from zoetrope_export.stage_builds import BuildOptions, Silent, StageBuilder
 from zoetrope_export.stage_modules import stage_module
 from zoetrope_export.tensorrt_build import Progress
-from zoetrope_export.trajectory import Trajectory, sample_picture
+from zoetrope_export.trajectory import Sample, Trajectory, sample_picture
 from zoetrope_export.verification import verify_pipeline
 from zoetrope_server import batching
-from zoetrope_server.engines import Engine
+from zoetrope_server.engines import Engine, stage_precision
+from zoetrope_server.engines.tensorrt import LIBRARIES
 from zoetrope_server.media.fit import fit
 
 _PARITY_PIXELS = 128 * 256
 _PARITY_FRAMES = 14
-"""Parity is measured at no more than this: a CPU takes minutes for one call of a full-size UNet."""
+"""On a CPU parity is measured at no more than this: one call of a full-size UNet takes minutes there."""
+_BATCH = 4
+"""Videos that share an execution of the UNet, where that gains anything."""
+_SVD_XT = (159.9, 1.52e9, 25 * 72 * 128)
+"""A step of SVD-XT with guidance: its TFLOP, the weights of its UNet, the positions of its latents."""
+_LONG_STEP_TFLOP = 10.0
+"""A step of more keeps a GPU busy by itself: some 20 ms on an H100."""
+_WIDEST = 2 * 2560
+"""Elements of the UNet's largest tensor for each position of the latents, both guidance rows."""
 
 _logger = logging.getLogger(__name__)
 Report = Callable[[str], None]
@@ -70,13 +83,28 @@ def default_chunk(num_frames: int, most: int = 8) -> int:
     return math.ceil(num_frames / math.ceil(num_frames / most))
 
 
-def default_max_batch(precision: str) -> int:
+def default_max_batch(precision: str, *, weights: int, positions: int) -> int:
     """Videos that may share an execution of the UNet, unless told otherwise.
 
     A CPU is busy with one video: at all but the smallest frame sizes a batch takes longer than its videos one
-    after the other (`zoetrope bench batching`), so requests take turns there.
+    after the other (`zoetrope bench batching`), so requests take turns there. So is a GPU with a long step,
+    where a batch costs memory and gains nothing, and where its tensors would pass 2^31 elements, which many
+    kernels cannot index.
+
+    Args:
+        precision: of the repository; `fp16` is for GPUs alone.
+        weights: of the UNet.
+        positions: of the latents of one video, frames included, at its largest.
     """
-    return 4 if precision == "fp16" else 1
+    tflop, all_weights, all_positions = _SVD_XT
+    step = tflop * weights / all_weights * positions / all_positions
+    small = step < _LONG_STEP_TFLOP and _BATCH * positions * _WIDEST < 2**31
+    return _BATCH if precision == "fp16" and small else 1
+
+
+def reference_device() -> str:
+    """Where PyTorch computes what engines are compared with: on the GPU if its torch can."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def export_repository(
@@ -98,7 +126,7 @@ def export_repository(
     with repository.staged(plan.out) as directory:
         plan = _with_colours(plan, report)
         repository.write_layout(directory, plan.manifest)
-        size, frames = parity_size(plan)
+        size, frames = parity_size(plan, on_engine=builder.runs_here)
         trajectory = Trajectory(plan.manifest, plan.parity_picture(size), num_frames=frames)
         parities = tuple(
             _export_stage(plan, builder, stage, directory, trajectory, report)
@@ -136,7 +164,7 @@ def _verify(
     report("comparing a video with diffusers")
     narrowed = replace(plan.manifest, sizes=(size,), num_frames=(num_frames,))
     picture = plan.parity_picture(size)
-    return verify_pipeline(plan.checkpoint, directory, narrowed, picture)
+    return verify_pipeline(plan.checkpoint, directory, narrowed, picture, device=reference_device())
 
 
 def _with_colours(plan: Plan, report: Report) -> Plan:
@@ -147,10 +175,25 @@ def _with_colours(plan: Plan, report: Report) -> Plan:
     return replace(plan, manifest=replace(plan.manifest, latent_rgb=colours))
 
 
-def parity_size(plan: Plan) -> tuple[tuple[int, int], int]:
-    """The frame size and count that parity is measured at: the default ones, or smaller ones like them."""
-    height, width = plan.manifest.sizes[0]
-    frames = min(plan.manifest.num_frames[0], _PARITY_FRAMES)
+def parity_size(plan: Plan, *, on_engine: bool) -> tuple[tuple[int, int], int]:
+    """The frame size and count that parity is measured at.
+
+    The default ones where PyTorch runs on a GPU. On a CPU smaller ones like them, or where an engine takes
+    no shape outside of its profiles, the smallest that it takes.
+
+    Args:
+        plan: what is exported.
+        on_engine: whether the engine itself is run, rather than its graph, which takes any shape.
+    """
+    facts = plan.manifest
+    height, width = facts.sizes[0]
+    if reference_device() == "cuda":
+        return (height, width), facts.num_frames[0]
+    if on_engine and facts.engine in LIBRARIES:
+        groups = size_groups(facts.sizes, plan.options.profiles)
+        ends = [(min(height for height, _ in group), min(width for _, width in group)) for group in groups]
+        return min(ends, key=math.prod), min(facts.num_frames)
+    frames = min(facts.num_frames[0], _PARITY_FRAMES)
     if height * width <= _PARITY_PIXELS:
         return (height, width), frames
     shrink = math.sqrt(_PARITY_PIXELS / (height * width)) / plan.checkpoint.grid
@@ -170,13 +213,13 @@ def _export_stage(
     manifest, target = plan.manifest, repository.stage_directory(directory, stage.name)
     report(f"{stage.name}: loading the weights")
     module = stage_module(plan.checkpoint, stage.name, max_frames=max(manifest.num_frames))
-    report(f"{stage.name}: running PyTorch")
-    samples = trajectory.run(stage.name, TorchEngine(module, stage))
+    samples = _reference(module, stage, trajectory, report)
     report(f"{stage.name}: building the engine")
     with builder.build(module, stage, target) as built:
         del module
         report(f"{stage.name}: comparing with PyTorch")
-        compared = compare(stage, built.engine, samples, manifest.precision, computed_by=built.computed_by)
+        precision = stage_precision(stage, manifest.precision, manifest.engine)
+        compared = compare(stage, built.engine, samples, precision, computed_by=built.computed_by)
         parity = replace(compared, nodes=built.nodes)
         if plan.warm_up and manifest.engine == "openvino":
             report(f"{stage.name}: compiling all shapes")
@@ -184,6 +227,21 @@ def _export_stage(
     if plan.host == "triton":
         repository.make_native(directory, stage, manifest)
     return parity
+
+
+def _reference(module: nn.Module, stage: StageSpec, trajectory: Trajectory, report: Report) -> list[Sample]:
+    """What PyTorch makes of the calls of a stage; its module is on the CPU again when this returns."""
+    device = reference_device()
+    report(f"{stage.name}: running PyTorch ({device})")
+    try:
+        return trajectory.run(stage.name, TorchEngine(module, stage, device))
+    except torch.OutOfMemoryError:
+        _logger.warning("%s: the GPU has no memory for FP32 PyTorch; the CPU takes its time", stage.name)
+    finally:
+        module.cpu()
+        if device == "cuda":
+            torch.cuda.empty_cache()  # the engine's builder wants it
+    return trajectory.run(stage.name, TorchEngine(module, stage))
 
 
 def _warm_up(engine: Engine, stage: StageSpec, manifest: Manifest) -> None:

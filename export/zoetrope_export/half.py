@@ -1,4 +1,4 @@
-"""Stage modules in FP16, with FP32 where FP16 would overflow or lose a condition.
+"""Stage modules in FP16 or BF16, with FP32 where that would overflow or lose a condition.
 
 TensorRT 11 has only strongly typed networks: an engine computes in the types of its graph. So precision is
 laid down here, in the module that is traced. What stays FP32:
@@ -15,6 +15,7 @@ laid down here, in the module that is traced. What stays FP32:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,50 +30,55 @@ _DOORS = frozenset({"conv_in", "time_emb_proj", "to_v"})
 """Submodules that FP32 enters by: samples, the embedding of the timestep, the image embedding."""
 
 
-def to_half(module: nn.Module, stage: StageSpec) -> nn.Module:
-    """Makes the heart of a stage's module FP16, in place; the encoders are left as they are.
+HALVES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""The types of two bytes by precision. BF16 has the range of FP32: where FP16 overflows, it does not."""
+
+
+def to_half(module: nn.Module, stage: StageSpec, dtype: torch.dtype = torch.float16) -> nn.Module:
+    """Makes the heart of a stage's module FP16 or BF16, in place; the encoders are left as they are.
 
     Args:
         module: the stage's module, of `stage_modules`, rewritten.
         stage: its spec; its tensors keep their dtypes.
+        dtype: one of `HALVES`.
 
     Returns:
         The module.
     """
     if stage.name == UNET.name:
-        module.unet = FloatOut(_halve(module.unet))  # type: ignore[arg-type]
+        module.unet = FloatOut(_halve(module.unet, dtype))  # type: ignore[arg-type]
     elif stage.name == VAE_DECODER.name:
-        module.decoder = FloatOut(_halve(module.decoder))  # type: ignore[arg-type]
+        module.decoder = FloatOut(_halve(module.decoder, dtype))  # type: ignore[arg-type]
     return module
 
 
-def _halve(module: nn.Module) -> nn.Module:
-    """Makes the parameters of a module and its submodules FP16, but for the islands."""
+def _halve(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Makes the parameters of a module and its submodules half, but for the islands."""
     for name, child in module.named_children():
         if name in _ISLANDS:
             continue
-        half = _halve(child)
+        half = _halve(child, dtype)
         if isinstance(child, nn.GroupNorm):
             half = FloatGroupNorm(child)
         elif name in _DOORS:
-            half = HalfIn(half)
+            half = HalfIn(half, dtype)
         setattr(module, name, half)
     for parameter in module.parameters(recurse=False):
-        parameter.data = parameter.data.to(torch.float16)
+        parameter.data = parameter.data.to(dtype)
     return module
 
 
 class HalfIn(nn.Module):
-    """A module whose input is made FP16."""
+    """A module whose input is made FP16 or BF16."""
 
-    def __init__(self, module: nn.Module) -> None:
-        """Takes the module, in FP16."""
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        """Takes the module, in that type, and the type."""
         super().__init__()
-        self.module = module
+        self.module, self.dtype = module, dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any float tensor to what the module makes of it in FP16."""
-        result: Tensor = self.module(x.to(torch.float16))
+        """Any float tensor to what the module makes of it in the half type."""
+        result: Tensor = self.module(x.to(self.dtype))
         return result
 
 
@@ -91,15 +97,15 @@ class FloatOut(nn.Module):
 
 
 class FloatGroupNorm(nn.Module):
-    """A group norm that computes in FP32 between FP16 tensors."""
+    """A group norm that computes in FP32 between FP16 or BF16 tensors."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
-        """Takes the norm; its weights are stored in FP16 already."""
+        """Takes the norm; its weights are stored in the half type already."""
         super().__init__()
         self.groups, self.eps = norm.num_groups, norm.eps
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """f16 [N,C,...] to the same shape and dtype."""
+        """f16 or bf16 [N,C,...] to the same shape and dtype."""
         weight, bias = self.weight.float(), self.bias.float()
         return functional.group_norm(x.float(), self.groups, weight, bias, self.eps).to(x.dtype)

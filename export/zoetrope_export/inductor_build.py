@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from zoetrope_core.specs import StageSpec
 from zoetrope_export import programs
 from zoetrope_export.errors import ExportError
-from zoetrope_server.engines.inductor import cpu_target, cuda_target
+from zoetrope_server.engines.inductor import cpu_target, cuda_target, fp32_products
+from zoetrope_server.engines.sidecar import Profile
 
 
 def device() -> str:
@@ -23,21 +24,23 @@ def device() -> str:
 
 
 def check_precision(precision: str) -> None:
-    """Refuses FP16 on a CPU, which computes it more slowly than FP32; raises ExportError."""
-    if precision == "fp16" and device() == "cpu":
+    """Refuses FP16 and BF16 on a CPU, where nobody measured them; raises ExportError."""
+    if precision != "fp32" and device() == "cpu":
         raise ExportError(
-            "engine aot-inductor at fp16 is compiled on a GPU, and there is none here; use fp32"
+            f"engine aot-inductor at {precision} is compiled on a GPU, and there is none here; use fp32"
         )
 
 
 def target() -> str:
     """What a package compiled now is bound to, such as `sm90` or `cpu-avx512`."""
-    return cuda_target(torch) or cpu_target(torch)
+    return cuda_target(torch) if device() == "cuda" else cpu_target(torch)
 
 
-def trace(module: nn.Module, stage: StageSpec, symbols: Mapping[str, int]) -> ExportedProgram:
-    """Exports a stage on the device; the batch of a stage that takes one video is fixed."""
-    return programs.trace(module, stage, symbols, device=device(), batched=stage.batchable)
+def trace(
+    module: nn.Module, stage: StageSpec, symbols: Mapping[str, int], ranges: Profile
+) -> ExportedProgram:
+    """Exports a stage on the device, for shapes of these ranges."""
+    return programs.trace(module, stage, symbols, device=device(), batched=stage.batchable, ranges=ranges)
 
 
 def digests(program: ExportedProgram) -> tuple[str, str]:
@@ -50,14 +53,19 @@ def digests(program: ExportedProgram) -> tuple[str, str]:
     return hashlib.sha256(graph.encode()).hexdigest(), weights.hexdigest()
 
 
-def compile_package(program: ExportedProgram, path: Path) -> None:
+def compile_package(program: ExportedProgram, path: Path, *, tf32: bool = False) -> None:
     """Compiles an exported stage into a `.pt2` package.
+
+    Args:
+        program: the stage.
+        path: the package's file.
+        tf32: whether its FP32 products may take TF32.
 
     Raises:
         ExportError: it could not be compiled; most often a C++ compiler is missing.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fp32_products(torch, tf32=tf32):
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:

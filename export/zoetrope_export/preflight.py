@@ -7,6 +7,7 @@ decoder takes for a frame of 576x1024.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -18,11 +19,12 @@ import psutil
 from safetensors import SafetensorError, safe_open
 
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER
+from zoetrope_core.specs import IMAGE_ENCODER, UNET, VAE_DECODER, VAE_DECODER_FP32, VAE_ENCODER, StageSpec
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.errors import ExportError
 from zoetrope_server.engines import stage_precision
 from zoetrope_server.engines.gpu import Gpu
+from zoetrope_server.engines.tensorrt import LIBRARIES
 
 _COMPONENT: Mapping[str, str] = {
     IMAGE_ENCODER.name: "image_encoder",
@@ -33,8 +35,6 @@ _COMPONENT: Mapping[str, str] = {
 }
 """The component of the checkpoint that holds the weights of a stage; the VAE is counted for both of its."""
 _FP32_BYTES = 4
-_WEIGHT_BYTES: Mapping[str, int] = {"fp32": 4, "bf16": 4, "fp16": 2}
-"""What a weight takes in an engine file; OpenVINO keeps FP32 and chooses BF16 when it compiles."""
 _LOAD_FACTOR = 1.3
 """Memory of a PyTorch module that runs, in FP32 weights."""
 _BUILD_FACTOR: Mapping[str, float] = {"tensorrt": 4.6, "tensorrt-rtx": 4.6, "aot-inductor": 3.0}
@@ -44,8 +44,14 @@ _KERNELS = 64 << 20
 """What an engine file holds beside its weights."""
 _DECODER_BYTES = 1.1e9 / (576 * 1024)
 """GPU memory of the decoder for each pixel of a chunk."""
-_UNET_TENSORS = 12
-"""Feature maps of the UNet's finest level that live at the same time."""
+_UNET_TENSORS = 24
+"""Feature maps of the UNet's finest level that live at the same time; the widest tensor alone has eight."""
+_ENCODER_BYTES = 128 * 4 * 6
+"""GPU memory of the VAE encoder at FP32 for each pixel: six feature maps of its finest level."""
+_CONTEXT_BYTES = 4 * (500 << 20)
+"""What CUDA and the engines' libraries take of the GPU in each of the four stage processes."""
+_LARGEST_GPU = 96 << 30
+"""The most memory of a GPU that TensorRT-RTX builds for."""
 _UNET_CHANNELS = 320
 _GIB = 1 << 30
 
@@ -102,14 +108,21 @@ def estimate(
     """
     weights = stage_weights(checkpoint)
     files = {
-        stage.name: weights[stage.name] * _WEIGHT_BYTES[stage_precision(stage, manifest.precision)] + _KERNELS
+        stage.name: weights[stage.name] * _weight_bytes(stage, manifest) + _KERNELS
         for stage in manifest.stages()
     }
     needs = _disk(files, out, cache)
     needs.append(_memory(weights, files, manifest))
-    if gpu is not None:
-        needs.append(_gpu_memory(files, manifest, gpu))
+    if gpu is not None and gpu.free is not None:
+        needs.append(_gpu_memory(files, manifest, gpu.name, gpu.free))
+    needs += _scores(checkpoint, manifest, gpu)
     return needs
+
+
+def _weight_bytes(stage: StageSpec, manifest: Manifest) -> int:
+    """What a weight takes in an engine file; OpenVINO keeps FP32 and chooses BF16 when it compiles."""
+    halved = stage_precision(stage, manifest.precision, manifest.engine) in ("fp16", "bf16")
+    return 2 if halved and manifest.engine != "openvino" else _FP32_BYTES
 
 
 def stage_weights(checkpoint: Checkpoint) -> dict[str, int]:
@@ -159,19 +172,52 @@ def _memory(weights: Mapping[str, int], files: Mapping[str, int], manifest: Mani
     )
 
 
-def _gpu_memory(files: Mapping[str, int], manifest: Manifest, gpu: Gpu) -> Need:
-    """All four engines, and the activations of the largest call of the UNet and the decoder."""
+def _gpu_memory(files: Mapping[str, int], manifest: Manifest, name: str, free: int) -> Need:
+    """All four engines and what is around them, and the activations of the largest calls."""
     height, width = max(manifest.sizes, key=math.prod)
     chunk = min(manifest.decode_chunk_size, max(manifest.num_frames))
     decoder = _DECODER_BYTES * height * width * chunk
     positions = math.prod(manifest.latent_size((height, width))) * max(manifest.num_frames)
     unet = 2 * 2 * positions * manifest.max_batch_size * _UNET_CHANNELS * _UNET_TENSORS
     return Need(
-        resource=f"memory of {gpu.name}",
-        wanted=int(sum(files.values()) + decoder + unet),
-        available=gpu.free,
+        resource=f"memory of {name}",
+        wanted=int(sum(files.values()) + decoder + unet + _ENCODER_BYTES * height * width + _CONTEXT_BYTES),
+        available=free,
         advice="a smaller --max-batch, --decode-chunk or --size",
     )
+
+
+def _scores(checkpoint: Checkpoint, manifest: Manifest, gpu: Gpu | None) -> list[Need]:
+    """What the scores of the UNet's first attention take where no fused kernel computes them piece by piece.
+
+    TensorRT has none at FP32, and the graph that ONNX Runtime gets on a CPU has the scores as a tensor.
+    """
+    if manifest.precision != "fp32" or manifest.engine not in {*LIBRARIES, "onnxruntime"}:
+        return []
+    level, heads = _first_attention(checkpoint)
+    height, width = manifest.latent_size(max(manifest.sizes, key=math.prod))
+    tokens = (height >> level) * (width >> level)
+    wanted = 2 * max(manifest.num_frames) * heads * tokens**2 * _FP32_BYTES
+    on_cpu = manifest.engine == "onnxruntime"
+    known = gpu.free if gpu is not None else None
+    place = available_memory() if on_cpu else _LARGEST_GPU if known is None else known
+    other = "openvino" if on_cpu else "--precision bf16, which has the range of fp32"
+    return [
+        Need(
+            resource=f"{'' if on_cpu else 'GPU '}memory for the scores of an attention at fp32",
+            wanted=wanted,
+            available=place,
+            advice=f"use {other}, or a smaller --size",
+        )
+    ]
+
+
+def _first_attention(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The first level of the UNet that has attention, and its heads there."""
+    config = json.loads((checkpoint.directory / "unet" / "config.json").read_text())
+    kinds, heads = config["down_block_types"], config["num_attention_heads"]
+    level = next((index for index, kind in enumerate(kinds) if "CrossAttn" in kind), len(kinds) - 1)
+    return level, heads if isinstance(heads, int) else heads[level]
 
 
 def available_memory() -> int:

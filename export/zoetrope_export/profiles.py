@@ -8,6 +8,7 @@ from dataclasses import replace
 from zoetrope_core.manifest import Manifest, Size
 from zoetrope_core.specs import STATIC_SYMBOLS, StageSpec
 from zoetrope_export.errors import ExportError
+from zoetrope_server import batching
 from zoetrope_server.engines.sidecar import Profile, Range
 from zoetrope_server.engines.tensorrt import LIBRARIES
 
@@ -84,7 +85,7 @@ def profiles(
     found: list[Profile] = []
     for sizes in size_groups(manifest.sizes, groups):
         ranges = _ranges(manifest, sizes)
-        batch = (1, 1, manifest.max_batch_size if stage.batchable else 1)
+        batch = (1, 1, batching.max_batch(stage, manifest))
         profile = {"B": batch} | {symbol: ranges[symbol] for symbol in dynamic}
         if profile not in found:
             found.append(profile)

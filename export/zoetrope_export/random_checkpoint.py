@@ -69,13 +69,13 @@ def _name_image_processor(index: Path) -> None:
 def random_unet(architecture: Architecture) -> Any:
     """The UNet of the architecture, with whatever weights diffusers gives it."""
     levels = len(architecture.unet_channels)
-    attended = levels - 1
+    attention = [architecture.unet_plain <= level < levels - 1 for level in range(levels)]
     return UNetSpatioTemporalConditionModel(
         sample_size=architecture.size[1] // architecture.vae_scale_factor,
         in_channels=2 * architecture.latent_channels,
         out_channels=architecture.latent_channels,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * attended + ("DownBlockSpatioTemporal",),
-        up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * attended,
+        down_block_types=tuple(f"{'CrossAttn' * each}DownBlockSpatioTemporal" for each in attention),
+        up_block_types=tuple(f"{'CrossAttn' * each}UpBlockSpatioTemporal" for each in reversed(attention)),
         block_out_channels=architecture.unet_channels,
         addition_time_embed_dim=architecture.time_ids_dim,
         projection_class_embeddings_input_dim=3 * architecture.time_ids_dim,

@@ -139,9 +139,11 @@ def make_native(repository: Path, stage: StageSpec, manifest: Manifest) -> None:
     if manifest.engine == "tensorrt":
         engine = find_engine(directory, stage.name)
         profiles = len(Sidecar.load(engine).key.profiles)
-        native = pbtxt.NativeHost(backend="tensorrt", file_name=engine.name, profiles=profiles)
+        native = pbtxt.NativeHost(backend="tensorrt", file_name=engine.name, on_gpu=True, profiles=profiles)
     else:
-        native = pbtxt.NativeHost(backend="onnxruntime", file_name=ONNX_FILE)
+        native = pbtxt.NativeHost(
+            backend="onnxruntime", file_name=ONNX_FILE, on_gpu=manifest.precision != "fp32"
+        )
     (directory.parent / "config.pbtxt").write_text(pbtxt.render(stage, manifest, native=native))
     (directory / "model.py").unlink()
 

@@ -17,17 +17,17 @@ from zoetrope_core.specs import StageSpec
 from zoetrope_export import engine_cache, inductor_build, preflight, tensorrt_build
 from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.engine_cache import Cached, EngineCache
-from zoetrope_export.engines import build_engine
-from zoetrope_export.half import to_half
+from zoetrope_export.engines import TorchEngine, build_engine
+from zoetrope_export.errors import ExportError
+from zoetrope_export.half import HALVES, to_half
 from zoetrope_export.native_graphs import export_native
 from zoetrope_export.onnx_graphs import trace_symbols
 from zoetrope_export.parity import ENGINE
 from zoetrope_export.profiles import profiles, size_groups
 from zoetrope_export.tensorrt_build import Builder, Progress
-from zoetrope_server.engines import Engine, open_engine, stage_precision
+from zoetrope_server.engines import Engine, EngineError, open_engine, stage_precision
 from zoetrope_server.engines.gpu import detect_gpu
 from zoetrope_server.engines.inductor import LIBRARY as INDUCTOR_LIBRARY
-from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
 from zoetrope_server.engines.sidecar import EngineKey
 from zoetrope_server.engines.tensorrt import LIBRARIES
 
@@ -100,10 +100,18 @@ class StageBuilder:
         self._tensorrt = self._tensorrt_builder() if manifest.engine in LIBRARIES else None
         if manifest.engine == "aot-inductor":
             inductor_build.check_precision(manifest.precision)
+        if manifest.engine == "onnxruntime" and manifest.precision != "fp32":
+            _check_cuda_provider()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the engines can run on this machine, or else their graphs alone."""
+        here = None if self._gpu is None else self._gpu.target
+        return self._tensorrt is None or self._tensorrt.target == here
 
     def check_resources(self, out: Path) -> None:
         """Raises ExportError when disk, memory or GPU memory are too small for a repository at `out`."""
-        gpu = self._gpu if self._manifest.engine in LIBRARIES else None
+        gpu = self._gpu if self._on_gpu() else None
         cache = self._options.cache
         needs = preflight.estimate(self._checkpoint, self._manifest, out=out, cache=cache, gpu=gpu)
         preflight.check(needs, force=self._options.force)
@@ -132,9 +140,21 @@ class StageBuilder:
             return self._build_tensorrt(self._tensorrt, module, stage, directory, scratch)
         if engine == "aot-inductor":
             nodes = self._build_inductor(module, stage, directory)
+        elif self._manifest.precision != "fp32" and engine == "onnxruntime":
+            nodes = self._build_native(module, stage, directory)
         else:
             nodes = build_engine(module, stage, trace_symbols(self._checkpoint), directory, engine=engine)
         return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
+
+    def _on_gpu(self) -> bool:
+        """Whether the engines run on a GPU."""
+        facts = self._manifest
+        if facts.engine == "aot-inductor":
+            return inductor_build.device() == "cuda"
+        return facts.engine in LIBRARIES or (facts.engine == "onnxruntime" and facts.precision != "fp32")
+
+    def _precision(self, stage: StageSpec) -> str:
+        return stage_precision(stage, self._manifest.precision, self._manifest.engine)
 
     def _open(self, stage: StageSpec, directory: Path) -> Engine:
         facts = self._manifest
@@ -156,22 +176,34 @@ class StageBuilder:
         self, builder: Builder, module: nn.Module, stage: StageSpec, directory: Path, scratch: Path
     ) -> Built:
         """The graph goes into `scratch`; the engine comes from the cache or is built from it."""
-        if stage_precision(stage, self._manifest.precision) == "fp16":
-            module = to_half(module, stage)
+        if dtype := HALVES.get(self._precision(stage)):
+            module = to_half(module, stage, dtype)
         graph = export_native(module, stage, trace_symbols(self._checkpoint), scratch)
         cached = self._fetch(builder, stage, graph.path)
         engine_cache.place(cached, directory)
         nodes = graph.translated, graph.nodes
-        if self._gpu is not None and self._gpu.target == builder.target:
+        if self.runs_here:
             return Built(engine=self._open(stage, directory), computed_by=ENGINE, nodes=nodes)
+        if self._precision(stage) == "bf16":  # which ONNX Runtime does not have on a CPU
+            return Built(engine=TorchEngine(module, stage), computed_by="torch (module)", nodes=nodes)
+        from zoetrope_server.engines.onnxruntime import OnnxRuntimeEngine
+
         return Built(engine=OnnxRuntimeEngine(scratch), computed_by="onnxruntime (graph)", nodes=nodes)
+
+    def _build_native(self, module: nn.Module, stage: StageSpec, directory: Path) -> tuple[int, int]:
+        """The graph that TensorRT gets, for ONNX Runtime on a GPU; returns its nodes."""
+        if dtype := HALVES.get(self._precision(stage)):
+            module = to_half(module, stage, dtype)
+        graph = export_native(module, stage, trace_symbols(self._checkpoint), directory)
+        return graph.translated, graph.nodes
 
     def _build_inductor(self, module: nn.Module, stage: StageSpec, directory: Path) -> tuple[int, int]:
         """The package comes from the cache or is compiled; returns the nodes of the exported program."""
-        precision = stage_precision(stage, self._manifest.precision)
-        if precision == "fp16":
-            module = to_half(module, stage)
-        program = inductor_build.trace(module, stage, trace_symbols(self._checkpoint))
+        precision = self._precision(stage)
+        if dtype := HALVES.get(precision):
+            module = to_half(module, stage, dtype)
+        (ranges,) = profiles(stage, self._manifest, (self._manifest.sizes,))
+        program = inductor_build.trace(module, stage, trace_symbols(self._checkpoint), ranges)
         graph, weights = inductor_build.digests(program)
         gpu = self._gpu if inductor_build.device() == "cuda" else None
         key = EngineKey(
@@ -184,9 +216,10 @@ class StageBuilder:
             precision=precision,
             graph=graph,
             weights=weights,
+            profiles=(ranges,),
         )
         cached = EngineCache(self._options.cache).fetch(
-            key, lambda path: inductor_build.compile_package(program, path)
+            key, lambda path: inductor_build.compile_package(program, path, tf32=precision == "tf32")
         )
         _log(stage, cached)
         engine_cache.place(cached, directory)
@@ -201,7 +234,8 @@ class StageBuilder:
         def build(path: Path) -> None:
             parsed = tensorrt_build.parse(builder.library, graph)
             symbols = self._manifest.symbols()
-            config, _ = tensorrt_build.configure(parsed, builder, stage, ranges, symbols)
+            tf32 = self._precision(stage) == "tf32"
+            config, _ = tensorrt_build.configure(parsed, builder, stage, ranges, symbols, tf32=tf32)
             tensorrt_build.build(parsed, builder, config, path, self._progress)
 
         cached = EngineCache(self._options.cache).fetch(key, build)
@@ -219,12 +253,21 @@ class StageBuilder:
             target=builder.target,
             gpu=here.name if here else "",
             driver=here.driver if here else "",
-            precision=stage_precision(stage, self._manifest.precision),
+            precision=self._precision(stage),
             graph=digest,
             weights=weights,
             profiles=profiles(stage, self._manifest, self._options.profiles),
             options=builder.options(),
         )
+
+
+def _check_cuda_provider() -> None:
+    from zoetrope_server.engines.onnxruntime_cuda import check_provider
+
+    try:
+        check_provider()
+    except EngineError as error:
+        raise ExportError(str(error)) from error
 
 
 def _log(stage: StageSpec, cached: Cached) -> None:

@@ -7,7 +7,6 @@ of time, for one compute capability; left to its default, all of them, its build
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
@@ -20,11 +19,14 @@ from typing import Any, Protocol
 from zoetrope_core.specs import StageSpec
 from zoetrope_export.errors import ExportError
 from zoetrope_export.profiles import input_shapes
+from zoetrope_server.engines import EngineError, requirements
 from zoetrope_server.engines.gpu import Gpu
 from zoetrope_server.engines.sidecar import Profile
 from zoetrope_server.engines.tensorrt import LIBRARIES
 
 _GIB = 1 << 30
+_MOST_FUSED = 256
+"""The largest head dimension that has fused kernels; the VAE's attentions have 512 and more."""
 _logger = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ class Builder:
         target: what for, such as `sm89`.
         ahead: whether for a GPU that need not be here.
         workspace_gib: the most scratch memory of a kernel on the GPU, in GiB; None for all of it.
+        optimization_level: how long it may search, 0 to 5; None for the library's own choice, 3.
         timing_cache: where times of kernels are kept for the next build; None to keep none.
     """
 
@@ -60,11 +63,14 @@ class Builder:
     target: str
     ahead: bool
     workspace_gib: float | None = None
+    optimization_level: int | None = None
     timing_cache: Path | None = None
 
     def options(self) -> dict[str, str]:
         """What of this changes the engine beyond its target, for the engine's key."""
-        return {} if self.workspace_gib is None else {"workspace_gib": f"{self.workspace_gib:g}"}
+        said = {} if self.workspace_gib is None else {"workspace_gib": f"{self.workspace_gib:g}"}
+        level = self.optimization_level
+        return said if level is None else said | {"optimization_level": str(level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +83,11 @@ class Parsed:
 
 
 def load_library(engine: str) -> Any:
-    """The module of an engine, `tensorrt` or `tensorrt-rtx`; raises ExportError when it is not installed."""
-    name = LIBRARIES[engine]
+    """The module of `tensorrt` or `tensorrt-rtx`; raises ExportError when it is missing or too old."""
     try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        package = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}[engine]
-        raise ExportError(f"engine {engine} needs `pip install {package}` ({error})") from error
+        return requirements.load(LIBRARIES[engine])
+    except EngineError as error:
+        raise ExportError(f"{engine}: {error}") from error
 
 
 def choose_target(engine: str, library: Any, wanted: str | None, gpu: Gpu | None) -> str:
@@ -138,18 +142,18 @@ def parse(library: Any, graph: Path) -> Parsed:
 
 
 def _let_attention_fall_apart(library: Any, network: Any) -> None:
-    """Lets the builder compute an attention step by step where it has no fused kernel for it, as in FP32.
+    """Lets the builder compute an attention step by step where no kernel does it at once, and nowhere else.
 
-    Otherwise it refuses the network.
+    Otherwise it refuses the network. Elsewhere it must refuse: step by step, the scores of SVD-XT's first
+    level take 42 GB for one video; an engine that needs them is found out here and not when it is served.
     """
-    kind = getattr(library.LayerType, "ATTENTION_INPUT", None)
-    if kind is None:
-        return  # an older library, whose parser takes attention apart itself
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type == kind:
+        if layer.type == library.LayerType.ATTENTION_INPUT:
+            query = layer.get_input(0)
+            fused = query.dtype != library.float32 and query.shape[-1] <= _MOST_FUSED
             layer.__class__ = library.IAttentionInputLayer
-            layer.attention.decomposable = True
+            layer.attention.decomposable = not fused
 
 
 def configure(
@@ -158,17 +162,28 @@ def configure(
     stage: StageSpec,
     profiles: Sequence[Profile],
     static: Mapping[str, int],
+    *,
+    tf32: bool = False,
 ) -> tuple[Any, list[Any]]:
     """The builder's configuration, and the optimization profiles that were added to it.
+
+    Args:
+        parsed: the network.
+        builder: what builds.
+        stage: the stage.
+        profiles: the ranges of its profiles.
+        static: the values of the static symbols.
+        tf32: whether FP32 products may take TF32, which has the mantissa of FP16; FP32 means FP32 otherwise.
 
     Raises:
         ExportError: the library refuses a profile.
     """
     library, config = builder.library, parsed.builder.create_builder_config()
-    # FP32 means FP32: TF32 has the mantissa of FP16.
-    config.clear_flag(library.BuilderFlag.TF32)
+    (config.set_flag if tf32 else config.clear_flag)(library.BuilderFlag.TF32)
     if builder.workspace_gib is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(builder.workspace_gib * _GIB))
+    if builder.optimization_level is not None:
+        config.builder_optimization_level = builder.optimization_level
     if builder.ahead:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, builder.target.upper()), 0)

@@ -80,7 +80,9 @@ class Trajectory:
         return _first(engine, {"pixel_values": pixels}, "image_embeds")
 
     def _encode_latents(self, engine: Engine) -> Array:
-        pixels = latents.augment(image.for_vae(self._frame), _STRENGTH, _SEED)
+        height, width = self._frame.shape[:2]
+        grain = latents.augmentation_noise((height, width), _SEED)
+        pixels = latents.augment(image.for_vae(self._frame), _STRENGTH, grain)
         return _first(engine, {"pixels": pixels}, "latents")
 
     def _denoise(self, engine: Engine) -> Array:

@@ -25,7 +25,9 @@ from zoetrope_export.checkpoint import Checkpoint
 from zoetrope_export.parity import PipelineParity, max_abs_error, psnr
 from zoetrope_export.repository import stage_directory
 from zoetrope_server.engines import open_engine
-from zoetrope_server.pipeline import ImageToVideo, Job
+from zoetrope_server.engines.inductor import fp32_products
+from zoetrope_server.job import Job
+from zoetrope_server.pipeline import ImageToVideo
 from zoetrope_server.stages import LocalStages, Stages
 
 LEAST_DB: Mapping[str, float] = {"fp32": 45.0, "fp16": 35.0, "bf16": 35.0}
@@ -67,7 +69,7 @@ class _Picture:
 
 
 def verify_pipeline(
-    checkpoint: Checkpoint, repository: Path, manifest: Manifest, picture: Array
+    checkpoint: Checkpoint, repository: Path, manifest: Manifest, picture: Array, *, device: str = "cpu"
 ) -> PipelineParity:
     """Generates a short video with diffusers and with the engines of a repository, and compares the frames.
 
@@ -76,6 +78,7 @@ def verify_pipeline(
         repository: the model repository; its engines can run on this machine.
         manifest: its facts, narrowed to one frame size and one frame count, which are run.
         picture: u8 [H,W,3] of that frame size.
+        device: where diffusers runs.
     """
     asked = GenerateRequest(
         num_inference_steps=_STEPS, noise_aug_strength=_STRENGTH, seed=_SEED, stream_frames=True
@@ -83,7 +86,9 @@ def verify_pipeline(
     if manifest.num_frames == (1,):  # diffusers fails where the first frame alone has no guidance
         asked = replace(asked, min_guidance_scale=asked.max_guidance_scale)
     request = asked.validate(manifest)
-    (expected,) = reference_frames(fp32_pipeline(checkpoint), manifest, [request], picture)
+    (expected,) = reference_frames(fp32_pipeline(checkpoint, device), manifest, [request], picture)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the engines want it
     engines = {
         stage.name: open_engine(
             stage_directory(repository, stage.name),
@@ -103,8 +108,8 @@ def verify_pipeline(
     )
 
 
-def fp32_pipeline(checkpoint: Checkpoint) -> Any:
-    """The `StableVideoDiffusionPipeline` of a checkpoint in FP32."""
+def fp32_pipeline(checkpoint: Checkpoint, device: str = "cpu") -> Any:
+    """The `StableVideoDiffusionPipeline` of a checkpoint in FP32, on a device."""
     from diffusers import StableVideoDiffusionPipeline
 
     pipeline: Any = StableVideoDiffusionPipeline.from_pretrained(
@@ -115,7 +120,7 @@ def fp32_pipeline(checkpoint: Checkpoint) -> Any:
         image_encoder=checkpoint.image_encoder(),
     )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(device)
 
 
 def reference_frames(
@@ -137,7 +142,7 @@ def reference_frames(
     latent = request.num_frames, manifest.latent_channels, *manifest.latent_size(request.size)
     starts = [latents.noise(each.seed, latents.INITIAL, latent) for each in requests]
     added = [latents.noise(each.seed, latents.AUGMENTATION, (3, height, width)) for each in requests]
-    with _augmentation_noise(np.stack(added)):
+    with _augmentation_noise(np.stack(added)), fp32_products(torch, tf32=False):
         videos = pipeline(
             [Image.fromarray(picture)] * len(requests),
             height=height,
@@ -150,7 +155,7 @@ def reference_frames(
             motion_bucket_id=request.motion_bucket_id,
             noise_aug_strength=request.noise_aug_strength,
             decode_chunk_size=request.decode_chunk_size,
-            latents=torch.from_numpy(np.stack(starts)).to(pipeline.dtype),
+            latents=torch.from_numpy(np.stack(starts)).to(pipeline.device, pipeline.dtype),
         ).frames
     return [np.stack([np.asarray(image) for image in video]) for video in videos]
 
@@ -161,7 +166,7 @@ def _augmentation_noise(noise: Array) -> Iterator[None]:
     from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as module
 
     drawn = module.randn_tensor
-    module.randn_tensor = lambda *_, **__: torch.from_numpy(noise)
+    module.randn_tensor = lambda *_, device=None, **__: torch.from_numpy(noise).to(device)
     try:
         yield
     finally:

@@ -29,6 +29,11 @@ def groups(requests: Sequence[Inputs], max_batch: int) -> list[list[int]]:
     return [part for parts in by_shape.values() for part in parts if part]
 
 
+def max_batch(stage: StageSpec, manifest: Manifest) -> int:
+    """The most videos of one execution of a stage: only the UNet's calls are ever put together."""
+    return manifest.max_batch_size if stage.name == UNET.name else 1
+
+
 def batch_of(inputs: Inputs) -> int:
     """The number of videos of one request."""
     return len(next(iter(inputs.values())))

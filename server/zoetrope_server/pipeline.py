@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from zoetrope_core import contract, guidance, image, latents
 from zoetrope_core.contract import Response
-from zoetrope_core.events import Done, Progress
+from zoetrope_core.events import Done
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.request import ValidRequest
 from zoetrope_core.sampling import SAMPLERS, Denoiser, OnStep, Step
 from zoetrope_core.schedules import SCHEDULES
 from zoetrope_core.specs import UNET, Array
+from zoetrope_server.beside import beside, one_ahead
 from zoetrope_server.finite import decode_finite, require_finite
+from zoetrope_server.job import Job
 from zoetrope_server.media.encode import VideoEncoder
 from zoetrope_server.media.fit import fit
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
@@ -46,52 +48,6 @@ class ImageDecoder(Protocol):
     async def measure(self, data: bytes) -> tuple[int, int]:
         """The (H, W) that `decode` would give, at little cost; raises InvalidImage."""
         ...
-
-
-class Stream(Protocol):
-    """The client's end of one request."""
-
-    def check(self) -> None:
-        """Raises when the request must not go on: Cancelled, DeadlineExceeded."""
-        ...
-
-    async def send(self, response: Response) -> None:
-        """Sends one response."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One validated request on its way.
-
-    Attributes:
-        id: its name in the log and the events.
-        request: what to generate.
-        stream: where responses go.
-        timings: seconds by stage, growing.
-        text: whether the client speaks JSON and gets the video as base64.
-    """
-
-    id: str
-    request: ValidRequest
-    stream: Stream
-    timings: dict[str, float] = field(default_factory=dict)
-    text: bool = False
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds the time of the block to the stage, and ends the job first if it must not go on."""
-        self.stream.check()
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
-
-    async def progress(self, stage: str, step: int, steps: int, eta: float | None = None) -> None:
-        """Tells the client how far the job is."""
-        event = Progress(stage=stage, step=step, steps=steps, eta_seconds=eta)
-        await self.stream.send(Response(event=event))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +79,32 @@ class ImageToVideo:
             ZoetropeError: the request ends without a video; nothing is left running.
         """
         began = time.perf_counter()
-        frame = await self._read_image(data, job)
-        conditioning = await self._condition(frame, job)
+        conditioning, start = await self._begin(data, job)
         sender = VideoSender(partial(_send_video, job), unit=contract.TEXT_UNIT if job.text else 1)
         async with Previews(job.request, self.manifest, self.media, partial(_send_preview, job)) as previews:
-            clean = await self._denoise(conditioning, job, previews)
+            clean = await self._denoise(conditioning, start, job, previews)
             await sender.last(await self._render(clean, job, sender))
         job.timings["total"] = time.perf_counter() - began
         await job.stream.send(Response(event=self._done(job, sender.sent)))
+
+    async def _begin(self, data: bytes, job: Job) -> tuple[Conditioning, Array]:
+        """What the denoising starts from: the conditioning and the noise f32 [F,C,h,w].
+
+        The noise depends on the request alone, so it is drawn while the image is read and encoded.
+        """
+        request = job.request
+        grain = self._in_thread(latents.augmentation_noise, request.size, request.seed)
+        async with beside(grain) as grain_drawn:
+            frame = await self._read_image(data, job)
+            async with beside(self._in_thread(self._initial_noise, request)) as start_drawn:
+                conditioning = await self._condition(frame, grain_drawn, job)
+                with job.timed("noise"):
+                    return conditioning, await start_drawn
+
+    def _initial_noise(self, request: ValidRequest) -> Array:
+        """The latents f32 [F,C,h,w] that the sampler starts from."""
+        shape = (request.num_frames, self.manifest.latent_channels, *self.manifest.latent_size(request.size))
+        return latents.initial_noise(shape, float(self._sigmas(request)[0]), request.seed)
 
     async def _read_image(self, data: bytes, job: Job) -> Array:
         """The encoded image as a frame u8 [H,W,3] of the video's size."""
@@ -140,19 +114,16 @@ class ImageToVideo:
             pixels = await self.decoder.decode(data)
             return await self._in_thread(fit, pixels, request.size, request.fit)
 
-    async def _condition(self, frame: Array, job: Job) -> Conditioning:
-        """Everything that the image and the parameters say to the denoiser."""
-        request, manifest = job.request, self.manifest
+    async def _condition(self, frame: Array, grain: Awaitable[Array], job: Job) -> Conditioning:
+        """Everything that the image and the parameters say to the denoiser; both encoders run at once."""
+        request = job.request
         await job.progress("encode_image", 0, 1)
-        with job.timed("encode_image"):
-            pixel_values = await self._in_thread(
-                image.for_clip, frame, manifest.clip_size, manifest.clip_mean, manifest.clip_std
-            )
-            embedding = await self.stages.encode_image(pixel_values[0])
         await job.progress("encode_latents", 0, 1)
-        with job.timed("encode_latents"):
-            pixels = await self._in_thread(_augmented, frame, request)
-            encoded = await self.stages.encode_latents(pixels[0])
+        async with beside(self._encode_latents(frame, grain, request)) as latents_encoded:
+            with job.timed("encode_image"):
+                embedding = await self._encode_image(frame)
+            with job.timed("encode_latents"):
+                encoded = await latents_encoded
         weights = guidance.weights(request.min_guidance_scale, request.max_guidance_scale, request.num_frames)
         return Conditioning(
             image_latents=guidance.with_unconditional(encoded, len(weights)),
@@ -163,17 +134,27 @@ class ImageToVideo:
             weights=weights,
         )
 
-    async def _denoise(self, conditioning: Conditioning, job: Job, previews: Previews) -> Array:
+    async def _encode_image(self, frame: Array) -> Array:
+        """The image embedding f32 [E]."""
+        facts = self.manifest
+        pixel_values = await self._in_thread(
+            image.for_clip, frame, facts.clip_size, facts.clip_mean, facts.clip_std
+        )
+        return await self.stages.encode_image(pixel_values[0])
+
+    async def _encode_latents(self, frame: Array, grain: Awaitable[Array], request: ValidRequest) -> Array:
+        """The image latents f32 [C,h,w] of the image with augmentation noise."""
+        pixels = await self._in_thread(_augmented, frame, request.noise_aug_strength, await grain)
+        return await self.stages.encode_latents(pixels[0])
+
+    async def _denoise(self, conditioning: Conditioning, start: Array, job: Job, previews: Previews) -> Array:
         """The clean latents f32 [F,C,h,w]."""
         request = job.request
         sigmas = self._sigmas(request)
-        shape = (request.num_frames, *conditioning.image_latents.shape[1:])
         await job.progress("denoise", 0, request.num_inference_steps)
-        with job.timed("noise"):
-            start = await self._in_thread(latents.initial_noise, shape, float(sigmas[0]), request.seed)
 
         async def draw(number: int) -> Array:
-            return await self._in_thread(latents.step_noise, shape, number, request.seed)
+            return await self._in_thread(latents.step_noise, start.shape, number, request.seed)
 
         with job.timed("denoise"):
             model = await self._model(conditioning, request.guidance_interval)
@@ -207,8 +188,7 @@ class ImageToVideo:
     async def _render(self, clean: Array, job: Job, sender: VideoSender) -> bytes:
         """Decodes chunk by chunk while the chunk before is being encoded; what of the video is unsent."""
         request = job.request
-        unscaled = clean / clean.dtype.type(self.manifest.scaling_factor)
-        starts = range(0, len(unscaled), request.decode_chunk_size)
+        decoding = self._decodings(clean, job)
         encoder = VideoEncoder(
             fps=request.fps,
             format=request.format,
@@ -217,22 +197,38 @@ class ImageToVideo:
             streams=request.stream_video,
             hardware=self.hardware,
         )
-        exact = self.stages.decode_fp32 if self.manifest.fp32_decoder else None
-        await job.progress("decode", 0, len(starts))
-        async with OverlappedEncoder(encoder, self.media, sender.part) as encoding:
-            for number, start in enumerate(starts, start=1):
-                chunk = unscaled[start : start + request.decode_chunk_size]
+        await job.progress("decode", 0, len(decoding))
+        async with (
+            OverlappedEncoder(encoder, self.media, sender.part) as encoding,
+            aclosing(one_ahead(decoding)) as chunks,
+        ):
+            for number in range(1, len(decoding) + 1):
                 with job.timed("decode"):
-                    frames = await decode_finite(self.stages.decode, chunk, job.stream.check, exact=exact)
+                    frames = await anext(chunks)
                 if request.stream_frames:
                     await job.stream.send(Response(frames=frames))
                 await encoding.add(frames)
-                await job.progress("decode", number, len(starts))
+                await job.progress("decode", number, len(decoding))
             await job.progress("encode_video", 0, 1)
             with job.timed("encode_video"):
                 rest = await encoding.finish()
         job.timings["encoder"] = encoding.seconds
         return rest
+
+    def _decodings(self, clean: Array, job: Job) -> list[Callable[[], Coroutine[Any, Any, Array]]]:
+        """What decodes each chunk to frames u8 [f,H,W,3], in order."""
+        unscaled, size = clean / clean.dtype.type(self.manifest.scaling_factor), job.request.decode_chunk_size
+        exact = self.stages.decode_fp32 if self.manifest.fp32_decoder else None
+        return [
+            partial(
+                decode_finite,
+                self.stages.decode,
+                unscaled[start : start + size],
+                job.stream.check,
+                exact=exact,
+            )
+            for start in range(0, len(unscaled), size)
+        ]
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs a function of the processor in the media threads, so that the event loop stays free."""
@@ -249,9 +245,9 @@ class ImageToVideo:
         )
 
 
-def _augmented(frame: Array, request: ValidRequest) -> Array:
+def _augmented(frame: Array, strength: float, grain: Array) -> Array:
     """The input of the VAE encoder: f32 [1,3,H,W] with augmentation noise."""
-    return latents.augment(image.for_vae(frame), request.noise_aug_strength, request.seed)
+    return latents.augment(image.for_vae(frame), strength, grain)
 
 
 async def _send_video(job: Job, piece: bytes) -> None:

@@ -22,9 +22,10 @@ from zoetrope_core.request import GenerateRequest, ValidRequest
 from zoetrope_core.sizes import far_from_trained
 from zoetrope_server.admission import Admission, Place
 from zoetrope_server.forecast import Costs
+from zoetrope_server.job import Job
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.metrics import Metrics, NoMetrics, record_end, record_queue
-from zoetrope_server.pipeline import ImageDecoder, ImageToVideo, Job
+from zoetrope_server.pipeline import ImageDecoder, ImageToVideo
 from zoetrope_server.stages import Stages
 from zoetrope_server.ticket import Channel, Ticket
 from zoetrope_server.ticks import LoopTicks
@@ -62,6 +63,7 @@ class Service:
     _loop: asyncio.AbstractEventLoop | None = None
     _costs: Costs = field(default_factory=Costs)
     _ticks: LoopTicks = field(default_factory=LoopTicks)
+    _lost: str | None = None
 
     def __post_init__(self) -> None:
         """Starts the media threads."""
@@ -115,12 +117,18 @@ class Service:
             "loop_lag_s": round(self._ticks.lag_s, 3),
         }
 
+    @property
+    def busy(self) -> bool:
+        """Whether a stream has not ended yet."""
+        return bool(self._tickets)
+
     def drain(self) -> None:
         """Takes no new request from now on; from any thread."""
         self.admission.draining = True
 
     def fail(self, reason: str) -> None:
-        """Ends all requests with an error; from any thread."""
+        """Ends all requests with `stage_lost`, and those that still come; from any thread."""
+        self._lost = reason
         for ticket in list(self._tickets.values()):
             self._on_loop(partial(ticket.abort, StageLost(reason)))
 
@@ -137,6 +145,8 @@ class Service:
 
     async def _run(self, ticket: Ticket, timings: dict[str, float]) -> None:
         """The request from its tensors to its last response."""
+        if self._lost is not None:
+            raise StageLost(self._lost)
         tensors = ticket.channel.read()
         image, asked = contract.unpack_request(tensors)
         request = asked.validate(self.manifest, drawn_seed=secrets.randbits(53))

@@ -19,6 +19,8 @@ class OrchestratorSettings(BaseSettings):
         media_threads: threads that fit images and encode videos.
         hardware_encoders: `auto` tries the GPU's video encoders (NVENC) before the software; their files are
             others, and not promised to be equal for equal frames.
+        start_timeout_s: how long a stage may take over a shape that it meets for the first time, as its
+            model may take to load.
         control_socket: Unix socket on which the supervisor and the unary model speak to the orchestrator.
     """
 
@@ -29,4 +31,5 @@ class OrchestratorSettings(BaseSettings):
     decode_workers: int = Field(default=2, ge=1, le=64)
     media_threads: int = Field(default=2, ge=1, le=64)
     hardware_encoders: Literal["auto", "off"] = "off"
+    start_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
     control_socket: Path | None = None

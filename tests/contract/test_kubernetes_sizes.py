@@ -1,6 +1,7 @@
 """Times and sizes of the manifests are those that `zoetrope size` finds for what the jobs export."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
@@ -36,12 +37,15 @@ def shapes(arguments):
     frames = given["frames"] or [
         json.loads((ROOT / "demo/checkpoint/unet/config.json").read_text())["num_frames"]
     ]
+    (largest,) = [max((tuple(map(int, text.split("x"))) for text in given["size"]), key=math.prod)]
+    positions = math.prod(largest) // 64 * max(frames)
     return replace(
         SVD_XT,
         sizes=tuple(tuple(map(int, text.split("x"))) for text in given["size"]),
         num_frames=tuple(frames),
         decode_chunk_size=given["decode_chunk"] or default_chunk(frames[0]),
-        max_batch_size=given["max_batch"] or default_max_batch(given["precision"]),
+        max_batch_size=given["max_batch"]
+        or default_max_batch(given["precision"], weights=1_520_000_000, positions=positions),
     )
 
 

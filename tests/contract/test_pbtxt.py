@@ -7,6 +7,7 @@ from fakes import MANIFEST
 from google.protobuf import text_format
 
 from zoetrope_core.specs import STAGES
+from zoetrope_server import batching
 
 config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 pbtxt = pytest.importorskip("zoetrope_export.pbtxt")
@@ -47,14 +48,16 @@ def test_only_the_unet_is_batched_by_triton():
         assert not any(tensor.allow_ragged_batch for tensor in other.input)
 
 
+PLAN = "unet-fp16-sm90-trt11.4-1f2e3d4c.plan"
 HOSTS = [
-    pbtxt.NativeHost(backend="tensorrt", file_name="unet-fp16-sm90-trt11.4-1f2e3d4c.plan", profiles=2),
-    pbtxt.NativeHost(backend="tensorrt", file_name="unet-fp16-sm90-trt11.4-1f2e3d4c.plan", profiles=1),
-    pbtxt.NativeHost(backend="onnxruntime", file_name="model.onnx"),
+    pbtxt.NativeHost(backend="tensorrt", file_name=PLAN, on_gpu=True, profiles=2),
+    pbtxt.NativeHost(backend="tensorrt", file_name=PLAN, on_gpu=True, profiles=1),
+    pbtxt.NativeHost(backend="onnxruntime", file_name="model.onnx", on_gpu=True),
+    pbtxt.NativeHost(backend="onnxruntime", file_name="model.onnx", on_gpu=False),
 ]
 
 
-@pytest.mark.parametrize("native", HOSTS, ids=lambda host: f"{host.backend}-{host.profiles}")
+@pytest.mark.parametrize("native", HOSTS, ids=lambda host: f"{host.backend}-{host.profiles}-{host.on_gpu}")
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_native_host_has_the_same_tensors(stage, native):
     python, config = parsed(stage), parsed(stage, native=native)
@@ -69,7 +72,26 @@ def test_a_native_host_has_the_same_tensors(stage, native):
     (group,) = config.instance_group
     assert list(group.profile) == [str(index) for index in range(native.profiles)]
     kinds = config_pb2.ModelInstanceGroup
-    assert group.kind == (kinds.KIND_GPU if native.backend == "tensorrt" else kinds.KIND_AUTO)
+    assert (group.count, group.kind) == (1, kinds.KIND_GPU if native.on_gpu else kinds.KIND_CPU)
+    assert list(group.gpus) == ([0] if native.on_gpu else []), "not an instance on each GPU that Triton sees"
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_a_native_host_records_the_graphs_of_all_listed_shapes(stage):
+    """Of dynamic shapes the backend records those that are listed, and no others."""
+    config = parsed(stage, native=HOSTS[0])
+    recorded = [
+        {name: [spec.batch_size, *shape.dim] for name, shape in spec.input.items()}
+        for spec in config.optimization.cuda.graph_spec
+    ]
+    served = [
+        {name: list(array.shape) for name, array in inputs.items()}
+        for inputs in batching.served_shapes(stage, MANIFEST)
+    ]
+    assert config.optimization.cuda.graphs and recorded == served
+    strategy = config.parameters["execution_context_allocation_strategy"]
+    assert strategy.string_value == "ON_PROFILE_CHANGE", "not the memory of the largest profile for each"
+    assert not parsed(stage, native=HOSTS[2]).HasField("optimization")
 
 
 def test_what_lies_in_a_repository_is_valid(tmp_path):
@@ -85,14 +107,15 @@ def test_what_lies_in_a_repository_is_valid(tmp_path):
         assert config.input and config.output
 
 
-def test_the_queue_delay_has_a_default():
-    assert parsed(STAGES["unet"]).dynamic_batching.max_queue_delay_microseconds == 2000
+def test_by_default_no_request_waits_for_others():
+    unet = parsed(STAGES["unet"])
+    assert unet.HasField("dynamic_batching") and not unet.dynamic_batching.max_queue_delay_microseconds
 
 
 def test_batches_are_as_large_as_the_manifest_says():
     assert {name: parsed(stage).max_batch_size for name, stage in STAGES.items()} == {
-        "image_encoder": 4,
-        "vae_encoder": 4,
+        "image_encoder": 1,
+        "vae_encoder": 1,
         "unet": 4,
         "vae_decoder": 1,
     }

@@ -8,14 +8,18 @@ import pytest
 
 
 class Tensor:
-    def __init__(self, name, array):
+    """A tensor; one "on the GPU" is as unreadable as in pb_tensor.cc of the python backend."""
+
+    def __init__(self, name, array, on_gpu=False):
         assert isinstance(array, np.ndarray)
-        self._name, self._array = name, array
+        self._name, self._array, self._on_gpu = name, array, on_gpu
 
     def name(self):
         return self._name
 
     def as_numpy(self):
+        if self._on_gpu:
+            raise RuntimeError("Tensor is stored in GPU and cannot be converted to NumPy.")
         return self._array
 
 
@@ -83,6 +87,11 @@ class Request:
         return types.SimpleNamespace(get_context=lambda: None)
 
 
+class PreferredMemory:
+    def __init__(self, kind, device_id):
+        self.kind, self.device_id = kind, device_id
+
+
 class MetricFamily:
     """A family of metrics; `updates` is what was done to each, by its label's value."""
 
@@ -105,18 +114,26 @@ VERBS = ("increment", "set", "observe")
 
 @pytest.fixture
 def backend(monkeypatch):
-    """The module; `backend.models[name]` is what a BLS call of that model does."""
+    """The module; `backend.models[name]` is what a BLS call of that model does.
+
+    The models of `backend.on_gpu` are hosted by Triton's own backends: they answer on the GPU unless the
+    request prefers the CPU, as `ResponseAlloc` of request_executor.cc does.
+    """
     module = types.ModuleType("triton_python_backend_utils")
     module.Tensor, module.TritonError, module.InferenceResponse = Tensor, TritonError, InferenceResponse
     module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     module.Request = Request
     module.MetricFamily = MetricFamily
     MetricFamily.families = {}
-    module.models = {}
+    module.models, module.on_gpu = {}, set()
+    module.TRITONSERVER_MEMORY_CPU, module.TRITONSERVER_MEMORY_GPU = "cpu", "gpu"
+    module.PreferredMemory = PreferredMemory
 
     class InferenceRequest:
-        def __init__(self, model_name, requested_output_names, inputs):
+        def __init__(self, model_name, requested_output_names, inputs, preferred_memory=None):
             self.model, self.outputs, self.inputs = model_name, requested_output_names, inputs
+            asked = None if preferred_memory is None else preferred_memory.kind
+            self.on_gpu = model_name in module.on_gpu and asked != module.TRITONSERVER_MEMORY_CPU
 
         async def async_exec(self):
             try:
@@ -124,7 +141,7 @@ def backend(monkeypatch):
             except RuntimeError as error:
                 return InferenceResponse(error=TritonError(str(error)))
             assert set(outputs) == set(self.outputs)
-            return InferenceResponse([Tensor(name, array) for name, array in outputs.items()])
+            return InferenceResponse([Tensor(name, array, self.on_gpu) for name, array in outputs.items()])
 
     module.InferenceRequest = InferenceRequest
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)

@@ -1,5 +1,6 @@
 """The real `image_to_video/1/model.py` over a stand-in for Triton's python backend."""
 
+import asyncio
 import importlib.util
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from zoetrope_core import contract
 from zoetrope_core.contract import pack_request, unpack_response
 from zoetrope_core.events import Accepted, Done, Failed
 from zoetrope_core.request import GenerateRequest
+from zoetrope_server import watchdog
 
 MODEL = Path(__file__).parents[2] / "model_repository" / "image_to_video" / "1" / "model.py"
 H, W = MANIFEST.sizes[0]
@@ -73,6 +75,14 @@ async def test_a_video_comes_out_and_the_stream_ends_with_the_final_flag(backend
     assert isinstance(got[-1].event, Done) and got[-1].event.seed == 3
     assert b"ftyp" in b"".join(response.video for response in got if response.video)
     assert request.sender.final
+
+
+async def test_stages_of_a_native_host_answer_on_the_cpu(backend, model):
+    """Each of Triton's own backends answers on the GPU unless the request asks for the CPU."""
+    backend.on_gpu.update(stages())
+    request = backend.Request(pack_request(png(), GenerateRequest(num_inference_steps=1)))
+    await model.execute([request])
+    assert isinstance(responses(request)[-1].event, Done)
 
 
 @pytest.mark.parametrize(("steps", "last"), [(1, "done"), (201, "error")])
@@ -159,3 +169,50 @@ def _fail_unless_final(send, flags):
     if not flags:
         raise RuntimeError("no shared memory is left")
     send(flags=flags)
+
+
+@pytest.fixture
+def ended(backend, model, monkeypatch):
+    """Why the process was ended, instead of its end."""
+    from zoetrope_server.triton import orchestrator
+
+    reasons = []
+    monkeypatch.setattr(orchestrator, "end_process", reasons.append)
+    monkeypatch.setattr(orchestrator, "_POLL_S", 0.0)
+    return reasons
+
+
+async def test_a_sticky_error_of_a_native_host_ends_all_requests_and_the_process(backend, model, ended):
+    def fail(inputs):
+        raise RuntimeError("Cuda Runtime (an illegal memory access was encountered)")
+
+    backend.models["unet"] = fail
+    request, later = (backend.Request(pack_request(png(), GenerateRequest())) for _ in range(2))
+    await model.execute([request])
+    await model.execute([later])
+    for each in (request, later):
+        event = responses(each)[-1].event
+        assert (event.code, event.status) == ("stage_lost", "UNAVAILABLE") and each.sender.final
+    await model._orchestrator._ending
+    (reason,) = ended
+    assert "unet" in reason
+
+
+async def test_a_stage_that_hangs_ends_all_requests_and_the_process(backend, model, ended, monkeypatch):
+    hung = asyncio.Event()
+
+    async def hang(self):
+        if self.model == "unet":
+            await hung.wait()
+        return await answer(self)
+
+    answer = backend.InferenceRequest.async_exec
+    monkeypatch.setattr(backend.InferenceRequest, "async_exec", hang)
+    monkeypatch.setattr(watchdog, "_CHECK_S", 0.01)
+    model._orchestrator._watchdog._start_timeout_s = 0.05
+    request = backend.Request(pack_request(png(), GenerateRequest()))
+    await asyncio.wait_for(model.execute([request]), 5)
+    event = responses(request)[-1].event
+    assert (event.code, "unet has not answered" in event.message) == ("stage_lost", True)
+    await model._orchestrator._ending
+    assert len(ended) == 1

@@ -8,6 +8,7 @@ import pytest
 from fakes import MANIFEST
 
 from zoetrope_core.specs import UNET, VAE_DECODER
+from zoetrope_server import batching
 from zoetrope_server.batching import example_inputs
 
 
@@ -24,22 +25,30 @@ class Doubling:
         return {"denoised": inputs["latents"] * 2}
 
 
-@pytest.fixture
-def model(backend, monkeypatch, tmp_path):
-    from zoetrope_server.triton import stage
-
+def initialized(stage, repository, monkeypatch, manifest):
+    """The engine of a stage model that is initialized; `host` is the model."""
     engine = Doubling()
     monkeypatch.setattr(stage, "open_engine", lambda *args, **kwargs: engine)
-    MANIFEST.save(tmp_path)
-    instance = stage.TritonPythonModel()
-    instance.initialize(
+    (repository / "unet" / "1").mkdir(parents=True)
+    manifest.save(repository)
+    engine.host = stage.TritonPythonModel()
+    engine.host.initialize(
         {
-            "model_repository": str(tmp_path / "unet"),
+            "model_repository": str(repository / "unet"),
             "model_name": "unet",
             "model_version": "1",
             "model_config": json.dumps({"max_batch_size": 3}),
         }
     )
+    return engine
+
+
+@pytest.fixture
+def model(backend, monkeypatch, tmp_path):
+    from zoetrope_server.triton import stage
+
+    engine = initialized(stage, tmp_path, monkeypatch, MANIFEST)
+    instance = engine.host
     assert engine.batches[:5] == [1, 2, 3, 4, 1], "every number of videos, then K = 1"
     engine.batches.clear()
     instance.engine = engine
@@ -77,11 +86,29 @@ def test_a_failing_group_is_an_answer_for_its_requests_alone(backend, model):
 def test_a_large_model_is_warmed_up_at_its_default_shapes_alone(backend, tmp_path, monkeypatch):
     from zoetrope_server.triton import stage
 
-    (tmp_path / "model.bin").write_bytes(b"12345")
+    (tmp_path / "unet-fp16-cpu.pt2").write_bytes(b"12345")
     shapes = list(stage._warm_up_inputs(tmp_path, UNET, MANIFEST))
     assert [len(inputs["latents"]) for inputs in shapes][0] == 1 and len(shapes) > 1
     monkeypatch.setattr(stage, "_SMALL_MODEL_BYTES", 4)
     assert len(list(stage._warm_up_inputs(tmp_path, UNET, MANIFEST))) == 1
+
+
+def test_tensorrt_is_warmed_up_at_all_shapes_that_have_a_context(backend, tmp_path, monkeypatch):
+    from zoetrope_server.triton import stage
+
+    monkeypatch.setattr(stage, "_SMALL_MODEL_BYTES", -1)
+    manifest = replace(MANIFEST, engine="tensorrt")
+    listed = len(list(batching.served_shapes(UNET, manifest)))
+    assert len(list(stage._warm_up_inputs(tmp_path, UNET, manifest))) == min(listed, 16)
+
+
+@pytest.mark.parametrize(("engine", "runs"), [("tensorrt", 3), ("tensorrt-rtx", 3), ("openvino", 1)])
+def test_a_cuda_graph_is_recorded_before_the_first_request(backend, tmp_path, monkeypatch, engine, runs):
+    """The second run of a shape is recorded, the third is replayed."""
+    from zoetrope_server.triton import stage
+
+    opened = initialized(stage, tmp_path, monkeypatch, replace(MANIFEST, engine=engine))
+    assert opened.batches[: 2 * runs] == [1] * runs + [2] * runs
 
 
 def test_the_decoder_is_warmed_up_with_a_whole_chunk_first(backend, tmp_path, monkeypatch):
@@ -93,3 +120,18 @@ def test_the_decoder_is_warmed_up_with_a_whole_chunk_first(backend, tmp_path, mo
         manifest = replace(MANIFEST, num_frames=(frames,), decode_chunk_size=chunk)
         (inputs,) = stage._warm_up_inputs(tmp_path, VAE_DECODER, manifest)
         assert inputs["latents"].shape[1] == min(frames, chunk)
+
+
+def test_a_sticky_error_ends_the_process_instead_of_being_an_answer(backend, model, monkeypatch):
+    from zoetrope_server.triton import stage
+
+    def end(reason):
+        raise SystemExit(reason)
+
+    def lost(inputs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(stage, "end_process", end)
+    monkeypatch.setattr(model.engine, "run", lost)
+    with pytest.raises(SystemExit, match="stage unet has lost its device"):
+        model.execute([request(backend, 1)])

@@ -72,13 +72,13 @@ def noise_after_the_vae(setup):
 
     strengths = []
 
-    def keep(pixels, strength, seed):
-        strengths.append((strength, seed))
+    def keep(pixels, strength, noise):
+        strengths.append(strength)
         return pixels
 
     def latents_augment(encoded):
-        strength, seed = strengths[-1]
-        return encoded + np.float32(strength) * latents.noise(seed, latents.AUGMENTATION, encoded.shape)
+        grain = latents.noise(0, latents.AUGMENTATION, encoded.shape)
+        return encoded + np.float32(strengths[-1]) * grain
 
     return replace(setup.patch(latents, "augment", keep), stages=Late)
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoetrope_core.latents import AUGMENTATION, INITIAL, augment, initial_noise, noise, time_ids
+from zoetrope_core.latents import (
+    AUGMENTATION,
+    INITIAL,
+    augment,
+    augmentation_noise,
+    initial_noise,
+    noise,
+    time_ids,
+)
 
 SEED = st.integers(0, 2**63 - 1)
 GOLDEN = [
@@ -57,11 +65,12 @@ def test_the_global_state_of_numpy_is_neither_read_nor_changed():
 
 def test_augmentation_adds_noise_of_its_strength():
     pixels = np.linspace(-1, 1, 3 * 64 * 64, dtype=np.float32).reshape(1, 3, 64, 64)
-    augmented = augment(pixels, 0.02, seed=9)
+    grain = augmentation_noise((64, 64), seed=9)
+    augmented = augment(pixels, 0.02, grain)
     assert (augmented.dtype, augmented.shape) == (np.float32, pixels.shape)
     assert (augmented - pixels).std() == pytest.approx(0.02, rel=0.05)
     assert augmented - pixels == pytest.approx(0.02 * noise(9, AUGMENTATION, pixels.shape), abs=1e-6)
-    assert np.array_equal(augment(pixels, 0.0, seed=9), pixels)
+    assert np.array_equal(augment(pixels, 0.0, grain), pixels)
 
 
 def test_initial_noise_has_the_variance_of_data_and_noise():
@@ -71,9 +80,8 @@ def test_initial_noise_has_the_variance_of_data_and_noise():
 
 
 def test_the_augmentation_does_not_touch_the_initial_noise():
-    shape = (1, 4, 8, 8)
-    one = augment(np.zeros(shape, np.float32), 1.0, seed=4).ravel()
-    other = initial_noise(shape, 0.0, seed=4).ravel()
+    one = augmentation_noise((8, 8), seed=4).ravel()
+    other = initial_noise((1, 3, 8, 8), 0.0, seed=4).ravel()
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
 
 

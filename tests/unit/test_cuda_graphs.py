@@ -9,6 +9,7 @@ from zoetrope_core.specs import STAGES
 from zoetrope_server.engines import EngineError, tensorrt
 from zoetrope_server.engines.cuda_graphs import CudaGraph
 from zoetrope_server.engines.executions import MAX_CONTEXTS, Execution, Executions
+from zoetrope_server.engines.runtime_cache import RuntimeCache
 from zoetrope_server.engines.tensorrt import DeviceMemory, TensorRtEngine
 
 RECORDED = [
@@ -26,10 +27,12 @@ class Cuda:
 
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=2)
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaError_t = SimpleNamespace(cudaSuccess=0)
+    cudaError_t = SimpleNamespace(cudaSuccess=0, cudaErrorInsufficientDriver=35)
+    IErrorRecorder = object
+    cudaHostAllocDefault = 0
 
     def __init__(self):
-        self.calls, self.made, self.failing = [], 0, set()
+        self.calls, self.made, self.failing, self.host = [], 0, set(), []
 
     def __getattr__(self, name):
         def call(*arguments):
@@ -40,6 +43,9 @@ class Cuda:
                 return (2,)
             if name == "cudaStreamCreate":
                 return 0, 7
+            if name == "cudaHostAlloc":
+                self.host.append(np.empty(arguments[0], np.uint8))
+                return 0, self.host[-1].ctypes.data
             if name == "cudaMalloc":
                 return 0, 4096 * len(self.calls)
             if name in ("cudaStreamEndCapture", "cudaGraphInstantiate"):
@@ -48,6 +54,13 @@ class Cuda:
             return (0,)
 
         return call
+
+
+class Quiet:
+    """An error recorder that was told nothing."""
+
+    def taken(self):
+        return []
 
 
 class Context:
@@ -77,7 +90,7 @@ class Context:
 @pytest.fixture
 def cuda(monkeypatch):
     module = Cuda()
-    monkeypatch.setattr(tensorrt, "_import", lambda name: module)
+    monkeypatch.setattr(tensorrt, "load", lambda name: module)
     return module
 
 
@@ -89,7 +102,7 @@ def memory(cuda):
 @pytest.fixture
 def execution(cuda, memory):
     cuda.calls.clear()
-    return Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7))
+    return Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7), Quiet())
 
 
 def run(execution, cuda, addresses):
@@ -132,7 +145,7 @@ def test_an_engine_that_fails_is_an_error(execution, cuda):
 
 
 def test_few_contexts_are_kept_and_their_graphs_go_with_them(cuda, memory):
-    kept = Executions(lambda profile: Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7)))
+    kept = Executions(lambda profile: Execution(Context(cuda), 7, CudaGraph(cuda, memory.call, 7), Quiet()))
     first = kept.get(0, "first")
     run(first, cuda, {"x": 1}), run(first, cuda, {"x": 1})
     for number in range(MAX_CONTEXTS - 1):
@@ -161,6 +174,7 @@ def test_a_buffer_that_could_not_grow_is_not_used_again(cuda, memory):
 def engine(request, cuda, monkeypatch, tmp_path):
     """An engine whose library is noted down; the encoder of images, for up to four of them."""
     made = []
+    kernels = SimpleNamespace(serialize=lambda: b"kernels")
 
     def create(strategy):
         made.append((Context(cuda), strategy))
@@ -169,8 +183,12 @@ def engine(request, cuda, monkeypatch, tmp_path):
     def loaded(data):
         return SimpleNamespace(
             create_execution_context=create,
-            create_runtime_config=lambda: SimpleNamespace(),
+            create_runtime_config=lambda: SimpleNamespace(
+                create_runtime_cache=lambda: kernels, set_runtime_cache=lambda cache: True
+            ),
             device_memory_size_v2=64,
+            num_optimization_profiles=1,
+            get_tensor_profile_shape=lambda name, index: [(1, 3, 8, 8), (1, 3, 8, 8), (4, 3, 64, 64)],
         )
 
     cuda.Logger = type("Logger", (), {"WARNING": 0, "__init__": lambda self, level: None})
@@ -200,10 +218,58 @@ def test_shapes_that_take_turns_do_not_share_what_was_recorded(engine, cuda):
         )
     given = [strategy for _, strategy in engine.made]
     if engine.kind == "tensorrt":
-        assert given == ["managed", "managed"]
-        # the first small run ends when the large one moves its buffers
-        assert counts == [[1, 0], [1, 0], [1, 0], [2, 0], [2, 0], [0, 1]]
-        assert [context.shapes["pixels"][-1] for context, _ in engine.made] == [8, 16]
+        assert given == ["managed"] * 3
+        # Memory for the largest shapes is there from the start: no buffer moves and ends what was recorded.
+        assert counts == [[1, 0], [1, 0], [2, 0], [2, 0], [0, 1], [0, 1]]
+        assert [context.shapes["pixels"][-1] for context, _ in engine.made] == [64, 8, 16]
     else:
         assert [config.cuda_graph_strategy for config in given] == ["whole"]
         assert counts == [[1, 0]] * 6
+
+
+def test_all_copies_are_between_the_gpu_and_page_locked_memory(engine, cuda):
+    """Also those to the answers of earlier calls, which stay as they are while somebody holds them."""
+    kept = []
+    for _ in range(3):
+        cuda.calls.clear()
+        outputs = engine.opened.run({"pixels": np.zeros((1, 3, 8, 8), np.float32)})
+        kept.append(outputs["latents"].ctypes.data)
+        held = outputs  # noqa: F841
+        copies = [(call[2] if call[4] == 1 else call[1]) for call in cuda.calls if call[0] == "MemcpyAsync"]
+        assert len(copies) == 2
+        assert all(any(block.ctypes.data == address for block in cuda.host) for address in copies)
+    assert kept[1] != kept[0] and len(cuda.host) == 3, "one staged input, two answers in turn"
+
+
+def test_kernels_that_were_compiled_are_there_for_the_next_process(tmp_path):
+    """TensorRT-RTX compiles them in each process anew, tens of seconds for a large UNet."""
+    file, given = tmp_path / "unet.plan", []
+
+    def config(refused=False):
+        compiled = []
+        kernels = SimpleNamespace(
+            serialize=lambda: b"old and new",
+            deserialize=lambda data: compiled.append(data) is None and not refused,
+        )
+        given.append(compiled)
+        return SimpleNamespace(create_runtime_cache=lambda: kernels, set_runtime_cache=given.append)
+
+    first = RuntimeCache(file)
+    first.give(config())
+    first.save({"x": (1, 2)})
+    saved = tmp_path / "unet.plan.kernels"
+    assert saved.read_bytes() == b"old and new"
+    saved.write_bytes(b"kept")
+    first.save({"x": (1, 2)})
+    assert saved.read_bytes() == b"kept", "once for each set of shapes"
+    second = RuntimeCache(file)
+    second.give(config())
+    assert given[2] == [b"kept"]
+    RuntimeCache(file).give(config(refused=True))
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_kernels(tmp_path):
+    cache = RuntimeCache(tmp_path / "missing" / "unet.plan")
+    kernels = SimpleNamespace(serialize=lambda: b"")
+    cache.give(SimpleNamespace(create_runtime_cache=lambda: kernels, set_runtime_cache=lambda cache: True))
+    cache.save({"x": (1,)})

@@ -37,7 +37,7 @@ def written(folder, engine, precision):
         if engine == "onnxruntime":
             (directory / FILE_NAME).write_bytes(b"graph" * 100)
         else:
-            key = replace(KEY, stage=stage.name, precision=stage_precision(stage, precision))
+            key = replace(KEY, stage=stage.name, precision=stage_precision(stage, precision, engine))
             file = directory / key.file_name()
             file.write_bytes(b"engine" * 1000)
             Sidecar.of(file, key, 1.0).save(file)

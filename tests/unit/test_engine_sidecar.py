@@ -1,7 +1,9 @@
 """Engine files are proved whole and at home before use; all else is refused with its reason."""
 
 import json
+import sys
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 from engine_keys import KEY, OTHER
@@ -145,9 +147,48 @@ def test_a_gpu_as_its_driver_describes_it():
     )
 
 
-@pytest.mark.parametrize("table", ["", "No devices were found\n", "A, [N/A], 5, 6, 7", "A, 9.0, 1, [N/A], 1"])
+@pytest.mark.parametrize("table", ["", "No devices were found\n", "A, [N/A], 5, 6, 7", "A, 9.0, 1"])
 def test_no_gpu(table):
     assert gpu.parse_gpu(table) is None
+
+
+def test_a_gpu_that_shares_the_machine_s_memory_is_one():
+    """DGX Spark, and slices of a GPU: `[N/A]` was read as no GPU at all."""
+    found = gpu.parse_gpu("NVIDIA GB10, 12.1, 580.95, [N/A], [N/A]\n")
+    assert (found.target, found.memory, found.free) == ("sm121", None, None)
+
+
+def test_cuda_s_first_device_goes_before_the_tool_s(tmp_path, monkeypatch):
+    """CUDA counts the fastest first and honours CUDA_VISIBLE_DEVICES; `nvidia-smi` does neither."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 8.9, 570.1, 100, 99'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    device = SimpleNamespace(name=b"NVIDIA H200\0\0", major=9, minor=0)
+    cuda = SimpleNamespace(
+        cudaError_t=SimpleNamespace(cudaSuccess=0),
+        cudaGetDeviceCount=lambda: (0, 2),
+        cudaGetDeviceProperties=lambda number: (0, device),
+        cudaMemGetInfo=lambda: (0, 5, 7),
+    )
+    monkeypatch.setitem(sys.modules, gpu.CUDA_RUNTIME, cuda)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    found = gpu.detect_gpu()
+    assert (found.name, found.target, found.free, found.memory) == ("NVIDIA H200", "sm90", 5, 7)
+    cuda.cudaGetDeviceCount = lambda: (35, None)  # an old driver: its own tool still names the GPU
+    assert gpu.detect_gpu().name == "NVIDIA L4"
+
+
+def test_the_driver_s_version_is_the_kernel_s(tmp_path):
+    file = tmp_path / "version"
+    file.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Tue Jul 1\nGCC version: 12.2.0\n"
+    )
+    assert gpu.kernel_driver(file) == "580.65.06"
+    file.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n")
+    assert gpu.kernel_driver(file) == "580.95.05"
+    assert gpu.kernel_driver(tmp_path / "missing") == ""
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu(tmp_path, monkeypatch):

@@ -382,7 +382,21 @@ def test_frames_are_decoded_in_even_chunks(frames, chunk):
 
 
 def test_videos_share_executions_on_gpus_alone_by_default():
-    assert [exporting.default_max_batch(each) for each in ("fp16", "fp32", "bf16")] == [4, 1, 1]
+    shape = {"weights": 6_700_000, "positions": 14 * 16 * 24}
+    assert [exporting.default_max_batch(each, **shape) for each in ("fp16", "fp32", "bf16")] == [4, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("weights", "positions", "most"),
+    [
+        (1_520_000_000, 25 * 72 * 128, 1),  # 220 ms a step, and 2.4e9 elements for two videos
+        (1_520_000_000, 14 * 40 * 72, 1),
+        (1_520_000_000, 14 * 32 * 32, 4),
+        (6_700_000, 25 * 72 * 128, 1),  # quick, but its tensors would be too large for 32-bit indices
+    ],
+)
+def test_long_steps_and_large_tensors_are_not_batched_by_default(weights, positions, most):
+    assert exporting.default_max_batch("fp16", weights=weights, positions=positions) == most
 
 
 def test_parity_of_a_large_checkpoint_is_measured_at_a_size_that_a_cpu_can_do(checkpoint):
@@ -397,13 +411,52 @@ def test_parity_of_a_large_checkpoint_is_measured_at_a_size_that_a_cpu_can_do(ch
         decode_chunk_size=7,
         max_batch_size=1,
     )
-    (height, width), frames = exporting.parity_size(
-        exporting.Plan(checkpoint=opened, manifest=facts, out=checkpoint)
-    )
+    plan = exporting.Plan(checkpoint=opened, manifest=facts, out=checkpoint)
+    (height, width), frames = exporting.parity_size(plan, on_engine=True)
     assert height % opened.grid == width % opened.grid == 0
     assert 0.8 * 128 * 256 < height * width <= 128 * 256
     assert np.isclose(width / height, 1024 / 576, rtol=0.1)
     assert frames == 14
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("sizes", "frames", "groups"),
+    [
+        (((576, 1024),), (25,), ()),
+        (((576, 1024), (1024, 576), (512, 512)), (25, 14), ()),
+        (((576, 1024), (1024, 576)), (25, 14), (((576, 1024), (1024, 576)),)),
+    ],
+)
+def test_parity_of_an_engine_is_measured_at_shapes_that_its_profiles_take(
+    checkpoint, monkeypatch, engine, device, sizes, frames, groups
+):
+    """A full-size engine takes nothing else: at 192x128 with 14 frames each export ended in an error."""
+    from zoetrope_export.checkpoint import open_checkpoint
+    from zoetrope_export.profiles import profiles
+    from zoetrope_server.engines.sidecar import fitting_profile
+
+    monkeypatch.setattr(exporting, "reference_device", lambda: device)
+    opened = open_checkpoint(checkpoint)
+    facts = opened.manifest(
+        engine=engine,
+        precision="fp16",
+        sizes=sizes,
+        num_frames=frames,
+        decode_chunk_size=7,
+        max_batch_size=1,
+    )
+    options = stage_builds.BuildOptions(profiles=groups)
+    plan = exporting.Plan(checkpoint=opened, manifest=facts, out=checkpoint, options=options)
+    size, count = exporting.parity_size(plan, on_engine=True)
+    if device == "cuda":
+        assert (size, count) == (sizes[0], frames[0]), "the shape that is served most"
+    measured = replace(facts, sizes=(size,), num_frames=(count,))
+    for stage in STAGES.values():
+        for inputs in batching.served_shapes(stage, measured):
+            shapes = {name: array.shape for name, array in inputs.items()}
+            fitting_profile(stage, profiles(stage, facts, groups), shapes)
 
 
 def test_a_random_checkpoint(tmp_path):

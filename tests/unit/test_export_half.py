@@ -219,3 +219,41 @@ def test_an_encoder_that_overflows_is_named():
     stages = LocalStages({"vae_encoder": Broken()})
     with pytest.raises(NonFinite, match="vae_encoder computed NaN or infinity"):
         asyncio.run(stages.encode_latents(np.zeros((3, 16, 24), np.float32)))
+
+
+def rounded(values):
+    """FP32 with the ten bits of mantissa that TF32's products see."""
+    bits = values.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("name", ["image_encoder", "vae_encoder"])
+def test_the_tolerance_of_tf32_is_for_what_tf32_does(checkpoint, name):
+    """A GPU's convolutions and products, which would fail the gate of FP32."""
+    stage, exact, coarse = STAGES[name], stage_module(checkpoint, name), stage_module(checkpoint, name)
+    for module in coarse.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.weight.data = rounded(module.weight.data)
+            module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
+    sizes = {"S": 224, "H": 64, "W": 96}
+    draw = np.random.default_rng(0)
+    inputs = {
+        spec.name: draw.uniform(-1.0, 1.0, (1, *spec.shape(sizes))).astype(np.float32)
+        for spec in stage.inputs
+    }
+    (output,) = (spec.name for spec in stage.outputs)
+    expected, actual = (TorchEngine(each, stage).run(inputs)[output] for each in (exact, coarse))
+    assert TOLERANCE_DB["tf32"] < psnr(expected, actual) < 90.0
+
+
+def test_bf16_keeps_what_fp16_loses(checkpoint):
+    """The range of FP32: a decoder whose samples leave FP16's stays finite."""
+    stage = STAGES["vae_decoder"]
+    latents = np.random.default_rng(0).normal(0.0, 1.0, (1, 2, 4, 6, 10)).astype(np.float32)
+    flags = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        module = stage_module(checkpoint, stage.name)
+        module.decoder.conv_in.weight.data *= 1e5
+        outputs = TorchEngine(to_half(module, stage, dtype), stage).run({"latents": latents})
+        flags[dtype] = bool(outputs["finite"].all())
+    assert flags == {torch.float16: False, torch.bfloat16: True}

@@ -9,9 +9,10 @@ from fakes import MANIFEST
 
 pytest.importorskip("diffusers")
 
-from zoetrope_core.specs import STAGES, UNET, VAE_DECODER  # noqa: E402
+from zoetrope_core.specs import STAGES, UNET, VAE_DECODER, VAE_DECODER_FP32  # noqa: E402
 from zoetrope_export.parity import ParityReport, StageParity, compare, max_abs_error, psnr  # noqa: E402
 from zoetrope_export.trajectory import STEPS, Sample, Trajectory, sample_picture  # noqa: E402
+from zoetrope_server.engines import stage_precision  # noqa: E402
 
 
 class Arithmetic:
@@ -79,12 +80,20 @@ def test_a_stage_passes_within_the_tolerance_of_its_precision(precision, error, 
     assert parity.passed is passed
 
 
-def test_the_encoders_are_held_to_fp32_in_every_repository():
-    stage = STAGES["vae_encoder"]
-    inputs = {"pixels": np.zeros((1, 3, 32, 48), np.float32)}
-    sample = Sample(inputs=inputs, outputs=Arithmetic(stage).run(inputs))
-    parity = compare(stage, Arithmetic(stage, 1.0), [sample], "bf16")
-    assert (parity.precision, parity.passed) == ("fp32", False)
+@pytest.mark.parametrize(
+    ("engine", "precision", "encoders", "decoder"),
+    [
+        ("openvino", "bf16", "fp32", "bf16"),
+        ("tensorrt", "fp16", "tf32", "fp16"),
+        ("aot-inductor", "fp16", "tf32", "fp16"),
+        ("tensorrt", "fp32", "fp32", "fp32"),
+        ("aot-inductor", "fp32", "fp32", "fp32"),
+    ],
+)
+def test_the_encoders_have_a_precision_of_their_own(engine, precision, encoders, decoder):
+    kept = [stage_precision(stage, precision, engine) for stage in STAGES.values()]
+    assert kept == [encoders, encoders, decoder, decoder]
+    assert stage_precision(VAE_DECODER_FP32, precision, engine) == "fp32"
 
 
 def test_a_flag_that_differs_fails():

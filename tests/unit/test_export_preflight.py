@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 import artifacts  # noqa: E402
 
 from zoetrope_core.specs import ALL_STAGES  # noqa: E402
-from zoetrope_export import preflight  # noqa: E402
+from zoetrope_export import inductor_build, preflight, stage_builds  # noqa: E402
 from zoetrope_export.architectures import Architecture  # noqa: E402
 from zoetrope_export.checkpoint import open_checkpoint  # noqa: E402
 from zoetrope_export.errors import ExportError  # noqa: E402
@@ -157,3 +157,43 @@ def test_a_damaged_checkpoint_is_said(checkpoint, tmp_path):
     file.write_bytes(b"none")
     with pytest.raises(ExportError, match=r"unet\.safetensors cannot be read"):
         preflight._count(file)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "refused"),
+    [
+        ("tensorrt", "fp32", True),
+        ("onnxruntime", "fp32", True),
+        ("tensorrt", "bf16", False),
+        ("tensorrt", "fp16", False),
+        ("openvino", "fp32", False),
+    ],
+)
+def test_scores_that_no_memory_holds_are_refused(checkpoint, manifest, tmp_path, engine, precision, refused):
+    """85 GB for one video of SVD-XT: the way out of FP16's range is BF16, not FP32."""
+    facts = replace(manifest, engine=engine, precision=precision)
+    needs = estimate(checkpoint, facts, out=tmp_path, cache=tmp_path, gpu=GPU)
+    (scores,) = [need for need in needs if "scores of" in need.resource] or [None]
+    assert (scores is not None) is refused
+    if scores is not None:
+        tokens = 576 * 1024 // checkpoint.vae_scale_factor**2
+        assert scores.wanted == 2 * 25 * tokens**2 * 4
+        assert scores.wanted > scores.available
+        assert ("bf16" if engine == "tensorrt" else "openvino") in scores.advice
+
+
+def test_small_scores_are_not_refused(checkpoint, manifest, tmp_path):
+    facts = replace(manifest, engine="onnxruntime", precision="fp32", sizes=((64, 96),))
+    check(estimate(checkpoint, facts, out=tmp_path, cache=tmp_path, gpu=None), force=False)
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cuda", True), ("cpu", False)])
+def test_aot_inductor_on_a_gpu_needs_its_memory_too(checkpoint, manifest, monkeypatch, device, asked):
+    monkeypatch.setattr(inductor_build, "device", lambda: device)
+    monkeypatch.setattr(stage_builds, "detect_gpu", lambda: GPU)
+    said = []
+    monkeypatch.setattr(preflight, "check", lambda needs, force: said.extend(needs))
+    facts = replace(manifest, engine="aot-inductor", precision="fp16" if asked else "fp32")
+    builder = stage_builds.StageBuilder(checkpoint, facts, stage_builds.BuildOptions(), stage_builds.Silent())
+    builder.check_resources(checkpoint.directory)
+    assert any("NVIDIA L4" in need.resource for need in said) is asked

@@ -14,7 +14,7 @@ from zoetrope_export.errors import ExportError  # noqa: E402
 from zoetrope_export.profiles import input_shapes, profiles, size_groups, with_ranges  # noqa: E402
 from zoetrope_server import batching  # noqa: E402
 from zoetrope_server.engines import EngineError  # noqa: E402
-from zoetrope_server.engines.tensorrt import fitting_profile  # noqa: E402
+from zoetrope_server.engines.sidecar import fitting_profile  # noqa: E402
 
 UNET, DECODER, CLIP = STAGES["unet"], STAGES["vae_decoder"], STAGES["image_encoder"]
 SIZES = ((32, 48), (48, 32))
@@ -42,7 +42,13 @@ def test_a_chunk_is_no_longer_than_a_video():
 
 
 def test_where_sizes_do_not_matter_there_is_one_profile():
-    assert profiles(CLIP, MANIFEST) == ({"B": (1, 1, 4)},)
+    assert profiles(CLIP, MANIFEST) == ({"B": (1, 1, 1)},)
+
+
+def test_memory_for_batches_is_kept_where_batches_are_sent():
+    """The encoders' images come one by one: four at 576x1024 were gigabytes of scratch for nobody."""
+    most = {name: profiles(stage, MANIFEST)[0]["B"][2] for name, stage in STAGES.items()}
+    assert most == {"image_encoder": 1, "vae_encoder": 1, "unet": 4, "vae_decoder": 1}
 
 
 def test_the_shapes_of_a_profile_are_those_of_the_spec():

@@ -16,7 +16,7 @@ def test_defaults_are_loopback_and_triton_s_ports():
     assert settings.host == "127.0.0.1"
     assert settings.ports() == {"grpc": 8001, "metrics": 8002, "health": 8003}
     assert settings.hosts() == dict.fromkeys(settings.ports(), "127.0.0.1")
-    assert settings.orchestrator_environment() == {}
+    assert settings.orchestrator_environment() == {"ZOETROPE_START_TIMEOUT_S": "600.0"}
 
 
 def test_flags_come_before_the_environment_before_defaults(monkeypatch):
@@ -75,7 +75,8 @@ def test_an_empty_variable_of_the_orchestrator_is_none(monkeypatch, name):
 
 def test_limits_go_to_the_orchestrator():
     environment = ServeSettings.merged(max_active=2, max_waiting=0).orchestrator_environment()
-    assert environment == {"ZOETROPE_MAX_ACTIVE": "2", "ZOETROPE_MAX_WAITING": "0"}
+    expected = {"ZOETROPE_MAX_ACTIVE": "2", "ZOETROPE_MAX_WAITING": "0", "ZOETROPE_START_TIMEOUT_S": "600.0"}
+    assert environment == expected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from PIL import Image
 from zoetrope_core.errors import Cancelled, NonFinite, StageFailed
 from zoetrope_core.events import Done, Progress
 from zoetrope_core.request import GenerateRequest
-from zoetrope_server.pipeline import ImageToVideo, Job
+from zoetrope_server.job import Job
+from zoetrope_server.pipeline import ImageToVideo
 
 
 class Recorder:
@@ -53,9 +54,8 @@ async def run(media, stages=None, stream=None, text=False, manifest=MANIFEST, **
 
 async def test_stages_are_called_in_order_with_the_shapes_of_the_contract(media):
     stages, _ = await run(media, num_inference_steps=3)
-    assert stages.calls == [
-        ("encode_image", (3, 224, 224)),
-        ("encode_latents", (3, 32, 48)),
+    assert sorted(stages.calls[:2]) == [("encode_image", (3, 224, 224)), ("encode_latents", (3, 32, 48))]
+    assert stages.calls[2:] == [
         ("prepare", (2, 4, 4, 6)),
         *[("denoise", (6, 4, 4, 6))] * 3,
         ("decode", (4, 4, 4, 6)),
@@ -124,7 +124,10 @@ async def test_an_error_of_a_stage_comes_out_and_nothing_more_is_called(media, s
     stages = FakeStages(fail=stage, error=StageFailed("no memory", stage=stage))
     with pytest.raises(StageFailed):
         await run(media, stages, num_inference_steps=4)
-    assert [name for name, _ in stages.calls].count(stage) == 1 and stages.calls[-1][0] == stage
+    called = [name for name, _ in stages.calls]
+    beside = {"encode_image": "encode_latents", "encode_latents": "encode_image", "decode": "decode"}
+    after = called[called.index(stage) + 1 :]
+    assert after in ([], [beside.get(stage)]), "but for the one call that was under way"
 
 
 class Overflowing(FakeStages):
@@ -158,7 +161,8 @@ async def test_a_frame_that_overflows_ends_the_request(media):
     with pytest.raises(NonFinite) as failed:
         await run(media, stages, num_inference_steps=1)
     assert failed.value.details == {"stage": "vae_decoder"}
-    assert [shape[0] for name, shape in stages.calls if name == "decode"] == [4, 2, 1]
+    decoded = [shape[0] for name, shape in stages.calls if name == "decode"]
+    assert decoded[:3] == [4, 2, 1] and decoded[3:] in ([], [2, 1]), "but for the chunk that was under way"
 
 
 async def test_a_frame_that_overflows_is_decoded_at_fp32_where_that_decoder_exists(media):

@@ -475,3 +475,18 @@ async def test_the_lag_of_a_loop_that_hangs_is_seen_from_outside():
     watcher.join()
     assert seen[-1] > 0.2
     await until(lambda: serving.status()["loop_lag_s"] == 0.0)
+
+
+async def test_after_a_loss_new_requests_end_with_it_too():
+    gate = Gate()
+    served = service(FakeStages(gate=gate))
+    running, later = FakeChannel(), FakeChannel()
+    task = asyncio.create_task(served.serve(running))
+    await until(lambda: gate.reached)
+    served.fail("stage unet has not answered")
+    await asyncio.wait_for(task, 2)
+    await served.serve(later)
+    for channel in (running, later):
+        (error,) = channel.finished
+        assert isinstance(error, StageLost) and "unet" in error.message
+    assert not served.busy

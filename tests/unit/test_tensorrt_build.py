@@ -3,12 +3,14 @@
 import json
 import logging
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from evidence import ran
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
@@ -161,10 +163,11 @@ def test_a_repository_of_four_engines(repository):
         key = Sidecar.load(file).key
         assert (key.stage, key.library, key.library_version) == (name, "tensorrt_rtx", trt.__version__)
         assert (key.target, key.gpu, key.driver) == ("sm89", "", "")
-        assert key.precision == ("fp16" if name in ("unet", "vae_decoder") else "fp32")
+        assert key.precision == ("fp16" if name in ("unet", "vae_decoder") else "tf32")
         assert key.profiles == profiles(stage, manifest)
         assert key.options == {"workspace_gib": "1"}
         assert file.stat().st_size > 100_000
+        ran("built", engine="tensorrt-rtx", precision="fp16", stages=[name])
         assert sorted(path.name for path in folder.iterdir()) == sorted(
             [file.name, f"{file.name}.json", "model.py"]
         )
@@ -174,7 +177,7 @@ def test_the_report_says_what_was_compared(repository):
     report = json.loads((repository / "parity.json").read_text())
     assert report["passed"]
     assert {stage["computed_by"] for stage in report["stages"]} == {"onnxruntime (graph)"}
-    assert [stage["precision"] for stage in report["stages"]] == ["fp32", "fp32", "fp16", "fp16"]
+    assert [stage["precision"] for stage in report["stages"]] == ["tf32", "tf32", "fp16", "fp16"]
     assert all(built < translated for translated, built in (each["nodes"] for each in report["stages"]))
     assert report["pipeline"] is None, "no engine was run, so no video was compared"
 
@@ -307,8 +310,8 @@ def test_capabilities():
 
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(tensorrt_build.LIBRARIES, "tensorrt-rtx", "tensorrt_rtx_missing")
-    with pytest.raises(ExportError, match="pip install tensorrt-rtx-cu13"):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(ExportError, match="pip install 'tensorrt-rtx-cu13>=1.7'"):
         tensorrt_build.load_library("tensorrt-rtx")
 
 

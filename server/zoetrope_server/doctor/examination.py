@@ -38,6 +38,7 @@ def examine(flags: Mapping[str, object], path: Path | None = None) -> list[Findi
         *machine.triton(python, os.environ),
         engines.media(libraries[engines.MEDIA]),
         engines.gpu(gpu),
+        *filter(None, [engines.driver(gpu, engines.cuda_version())]),
         *able,
         engines.any_engine(able),
         machine.shared_memory(),

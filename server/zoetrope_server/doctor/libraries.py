@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
 
 from zoetrope_server.doctor.findings import Finding, Level
 from zoetrope_server.engines import ENGINES
 from zoetrope_server.engines.gpu import Gpu
+from zoetrope_server.engines.requirements import parse_version
 from zoetrope_server.launcher.workspace import GPU_DEVICES
 
 MEDIA = "av"
@@ -32,9 +33,11 @@ _INSTALL: Mapping[str, str] = {
     "onnxruntime": "pip install 'zoetrope[serve]'",
     "openvino": "pip install 'zoetrope[serve]'",
     "tensorrt": "pip install 'zoetrope[tensorrt]'",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13 cuda-python",
+    "tensorrt-rtx": "pip install 'tensorrt-rtx-cu13>=1.7' cuda-python",
     "aot-inductor": "pip install 'zoetrope[export]'",
 }
+_DRIVERS: Mapping[int, int] = {12: 525, 13: 580}
+"""The oldest driver of each CUDA."""
 _IMPORT = "import importlib, sys; print(getattr(importlib.import_module(sys.argv[1]), '__version__', ''))"
 _TIMEOUT_S = 60.0
 _MIB = 1 << 20
@@ -120,7 +123,9 @@ def gpu(found: Gpu | None, devices: Sequence[str] = GPU_DEVICES) -> Finding:
         devices: files that only a machine with a GPU has.
     """
     if found is not None:
-        memory = f"{found.free // _MIB} of {found.memory // _MIB} MiB free"
+        memory = "memory not said"
+        if found.free is not None and found.memory is not None:
+            memory = f"{found.free // _MIB} of {found.memory // _MIB} MiB free"
         text = f"{found.name} ({found.target}), driver {found.driver}, {memory}"
         return Finding(name="gpu", level=Level.OK, found=text)
     if any(map(os.path.exists, devices)):
@@ -129,6 +134,31 @@ def gpu(found: Gpu | None, devices: Sequence[str] = GPU_DEVICES) -> Finding:
         return Finding(name="gpu", level=Level.WARNING, found=text, advice=advice)
     advice = "none needed for engines of the CPU; for a container: docker run --gpus all"
     return Finding(name="gpu", level=Level.NOTE, found="no NVIDIA GPU", advice=advice)
+
+
+def driver(found: Gpu | None, cuda: str) -> Finding | None:
+    """Whether the driver is new enough for cuda-python; None where neither is there.
+
+    Args:
+        found: the GPU.
+        cuda: the version of cuda-python; empty without it.
+    """
+    if found is None or not found.driver or not cuda:
+        return None
+    major = parse_version(cuda)[0]
+    oldest, text = _DRIVERS.get(major, 0), f"driver {found.driver}, cuda-python {cuda}"
+    if parse_version(found.driver)[0] < oldest:
+        advice = f"install driver {oldest} or newer, or pip install 'cuda-python<{major}'"
+        return Finding(name="driver", level=Level.WARNING, found=text, advice=advice)
+    return Finding(name="driver", level=Level.OK, found=text)
+
+
+def cuda_version() -> str:
+    """The version of cuda-python; empty without it."""
+    try:
+        return metadata.version("cuda-bindings")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _torch() -> Library:

@@ -55,7 +55,7 @@ def stage(
         if manifest.engine in GRAPH_FILES:
             return Finding(name=name, level=Level.OK, found=_graph(directory, manifest.engine))
         version = libraries[MODULES[manifest.engine][0]].version
-        precision = stage_precision(spec, manifest.precision)
+        precision = stage_precision(spec, manifest.precision, manifest.engine)
         if manifest.engine in TENSORRT:
             return _tensorrt(name, directory, spec, manifest.engine, precision, version, gpu)
         file = _inductor(directory, spec, precision, version, gpu)
@@ -99,7 +99,7 @@ def native_stage(
             raise EngineError(f"Triton opens {opened} of {spec.name}, and the engine is {checked}")
         if backend in GRAPH_FILES:
             return Finding(name=name, level=Level.OK, found=_graph(directory, backend))
-        precision = stage_precision(spec, manifest.precision)
+        precision = stage_precision(spec, manifest.precision, backend)
         return _tensorrt(name, directory, spec, backend, precision, None, gpu)
     except EngineError as error:
         return refused(name, error)

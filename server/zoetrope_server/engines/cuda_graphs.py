@@ -1,6 +1,6 @@
 """CUDA graphs: what an engine launches for one set of shapes, recorded once and replayed as a whole.
 
-A UNet step is some two thousand kernels; replayed, they cost the CPU one call. Not run on a GPU yet.
+A UNet step is some two thousand kernels; replayed, they cost the CPU one call.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class CudaGraph:
             self._graph = self._record(launch)
         except EngineError as error:
             self._possible = False
+            self._cuda.cudaGetLastError()  # or the next call that looks takes this failure for its own
             _logger.warning("no CUDA graph, kernels are launched one by one: %s", error)
 
     def _record(self, launch: Callable[[], None]) -> Any:
@@ -66,12 +67,14 @@ class CudaGraph:
         cuda = self._cuda
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(cuda.cudaStreamBeginCapture(self._stream, mode))
+        graph = None
         try:
-            launch()
-        finally:
-            # Ends the capture also when the engine refuses, since the stream is of no use within one.
-            graph = self._call(cuda.cudaStreamEndCapture(self._stream))
-        try:
+            try:
+                launch()
+            finally:
+                # Ends the capture also when the engine refuses, since the stream is of no use within one.
+                graph = self._call(cuda.cudaStreamEndCapture(self._stream))
             return self._call(cuda.cudaGraphInstantiate(graph, 0))
         finally:
-            self._call(cuda.cudaGraphDestroy(graph))
+            if graph is not None:
+                cuda.cudaGraphDestroy(graph)

@@ -1,4 +1,4 @@
-"""Execution contexts of a TensorRT engine, by what they were set up for. Not run on a GPU yet."""
+"""Execution contexts of a TensorRT engine, by what they were set up for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.cuda_graphs import CudaGraph
+from zoetrope_server.engines.recorder import Recorder
 
 Shapes = Mapping[str, tuple[int, ...]]
 MAX_CONTEXTS = 16
@@ -17,9 +18,9 @@ MAX_CONTEXTS = 16
 class Execution:
     """An execution context and what it is set to."""
 
-    def __init__(self, context: Any, stream: int, graph: CudaGraph | None) -> None:
-        """Takes the context, its stream, and what records it; None where the library does that itself."""
-        self.graph = graph
+    def __init__(self, context: Any, stream: int, graph: CudaGraph | None, errors: Recorder) -> None:
+        """Takes the context, its stream, what records it (None where the library does so), and its errors."""
+        self.graph, self._errors = graph, errors
         self._context, self._stream = context, stream
         self._shapes: Shapes = {}
         self._addresses: Mapping[str, int] = {}
@@ -60,7 +61,8 @@ class Execution:
 
     def _launch(self) -> None:
         if not self._context.execute_async_v3(self._stream):
-            raise EngineError(f"the engine failed on {dict(self._shapes)}")
+            said = "; ".join(self._errors.taken())
+            raise EngineError(f"the engine failed on {dict(self._shapes)}: {said}")
 
 
 class Executions:

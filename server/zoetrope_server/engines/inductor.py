@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
-from zoetrope_server.engines.sidecar import Sidecar, find_engine, verify
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
+from zoetrope_server.engines.torch_copies import to_device, to_host
 
 LIBRARY = "torch"
 
 
 class AotInductorEngine:
-    """A compiled package, on the device that it was compiled for; any shape of the stage runs."""
+    """A compiled package, on the device that it was compiled for, for the shapes that it was compiled for."""
 
     def __init__(self, directory: Path, stage: StageSpec, *, precision: str) -> None:
         """Verifies the package of the directory and loads it.
@@ -41,27 +41,49 @@ class AotInductorEngine:
             "precision": precision,
             "target": cpu_target(self._torch) if on_cpu else cuda_target(self._torch),
         }
-        verify(file, expected)
+        self._profiles = verify(file, expected).key.profiles
         self.device = "cpu" if on_cpu else "cuda"
-        self._stage = stage
+        self._stage, self._tf32 = stage, precision == "tf32"
         self._model = self._torch._inductor.aoti_load_package(str(file))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Computes the outputs of the stage."""
-        tensors = [
-            self._torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
-            for spec in self._stage.inputs
-        ]
-        values = self.compute(*tensors)
-        return {
-            spec.name: value.cpu().numpy() for spec, value in zip(self._stage.outputs, values, strict=True)
-        }
+        """Computes the outputs of the stage; raises EngineError for shapes that the package does not take.
+
+        What is compiled for some shapes checks none, and computes garbage for others or crashes.
+        """
+        fitting_profile(self._stage, self._profiles, {name: array.shape for name, array in inputs.items()})
+        tensors = [to_device(self._torch, inputs[spec.name], self.device) for spec in self._stage.inputs]
+        arrays = to_host(self._torch, self.compute(*tensors), self.device)
+        return {spec.name: array for spec, array in zip(self._stage.outputs, arrays, strict=True)}
+
+    def synchronize(self) -> None:
+        """See `device_loss.OnDevice`."""
+        if self.device == "cuda":
+            self._torch.cuda.synchronize()
 
     def compute(self, *tensors: Any) -> Sequence[Any]:
         """Computes the outputs of the stage, as tensors on `device`, from its inputs as such tensors."""
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), fp32_products(self._torch, tf32=self._tf32):
             outputs = self._model(*tensors)
         return outputs if isinstance(outputs, tuple | list) else (outputs,)
+
+
+@contextmanager
+def fp32_products(torch: Any, *, tf32: bool) -> Iterator[None]:
+    """Lets FP32 convolutions and matrix products of a GPU take TF32 or not, for the block.
+
+    By itself torch lets convolutions do so and matrix products not. A package is compiled and run under the
+    same setting: its own kernels are compiled by it, those of the libraries ask when they are called.
+    """
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for kind, kept in zip(kinds, before, strict=True):
+            kind.fp32_precision = kept
 
 
 def load_torch() -> Any:

@@ -8,9 +8,8 @@ from pathlib import Path
 import onnxruntime
 
 from zoetrope_core.specs import Array
+from zoetrope_server.engines import ONNX_FILE as FILE_NAME
 from zoetrope_server.engines import EngineError
-
-FILE_NAME = "model.onnx"
 
 
 class OnnxRuntimeEngine:
@@ -18,13 +17,10 @@ class OnnxRuntimeEngine:
 
     def __init__(self, directory: Path) -> None:
         """Loads `model.onnx` of the directory; raises EngineError when there is none."""
-        path = directory / FILE_NAME
-        if not path.is_file():
-            raise EngineError(f"no engine at {path}: run `zoetrope export` again")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            str(graph_of(directory)), sess_options=options, providers=["CPUExecutionProvider"]
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -32,3 +28,11 @@ class OnnxRuntimeEngine:
         """Computes the outputs of the stage."""
         values = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, values, strict=True))
+
+
+def graph_of(directory: Path) -> Path:
+    """The graph of a directory; raises EngineError when there is none."""
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise EngineError(f"no engine at {path}: run `zoetrope export` again")
+    return path

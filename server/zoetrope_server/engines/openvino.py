@@ -14,9 +14,9 @@ import openvino
 
 from zoetrope_core.specs import Array
 from zoetrope_server.cache import cache_dir, make_private
+from zoetrope_server.engines import OPENVINO_FILE as FILE_NAME
 from zoetrope_server.engines import EngineError, IsListed
 
-FILE_NAME = "model.xml"
 MAX_COMPILED = 16
 """The most listed shapes that are kept compiled; the least recently used one gives way."""
 MAX_UNLISTED = 4

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from zoetrope_core.specs import StageSpec
 from zoetrope_server.engines import EngineError
 
 VERSION = 1
@@ -196,6 +198,35 @@ def find_engine(directory: Path, stage: str) -> Path:
         raise EngineError(f"no engine of {stage} in {directory}: run `zoetrope export` again")
     names = ", ".join(path.stem for path in found)
     raise EngineError(f"several engines of {stage} in {directory}: {names}; leave one of them")
+
+
+def fitting_profile(
+    stage: StageSpec, profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+    """The narrowest optimization profile that takes the shapes of the inputs.
+
+    Args:
+        stage: the stage's spec.
+        profiles: the profiles of its engine.
+        shapes: the shape of each input, with its batch dimension.
+
+    Raises:
+        EngineError: none takes them; the message gives their ranges.
+    """
+    sizes = stage.symbols_of(shapes)
+    fitting = [
+        (math.prod(high - low + 1 for low, _, high in profile.values()), index)
+        for index, profile in enumerate(profiles)
+        if all(low <= sizes[symbol] <= high for symbol, (low, _, high) in profile.items())
+    ]
+    if not fitting:
+        asked = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
+        built = "; ".join(
+            ", ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in sorted(profile.items()))
+            for profile in profiles
+        )
+        raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
+    return min(fitting)[1]
 
 
 def _key(data: Mapping[str, Any]) -> EngineKey:

@@ -1,12 +1,10 @@
 """TensorRT and TensorRT-RTX engines, run through cuda-python.
 
-Not run on a GPU yet: what is tested without one is the verification before an engine is loaded and the choice
-of the optimization profile.
+Not run on a GPU yet, but on a stand-in that refuses what CUDA and TensorRT refuse; see docs/status.md.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,12 @@ from zoetrope_core.specs import Array, StageSpec
 from zoetrope_server.engines import EngineError
 from zoetrope_server.engines.cuda_graphs import CudaGraph
 from zoetrope_server.engines.executions import Execution, Executions
-from zoetrope_server.engines.gpu import Gpu, detect_gpu
-from zoetrope_server.engines.sidecar import Profile, Sidecar, find_engine, verify
+from zoetrope_server.engines.gpu import CUDA_RUNTIME, Gpu, detect_gpu
+from zoetrope_server.engines.pinned import PinnedMemory
+from zoetrope_server.engines.recorder import Recorder, error_recorder
+from zoetrope_server.engines.requirements import load
+from zoetrope_server.engines.runtime_cache import RuntimeCache
+from zoetrope_server.engines.sidecar import Sidecar, find_engine, fitting_profile, verify
 
 LIBRARIES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The module of each engine."""
@@ -51,18 +53,22 @@ class TensorRtEngine:
             EngineError: the library is missing, the file is missing, damaged, stale or foreign, there is no
                 GPU, or the library refuses the engine.
         """
-        library = _import(LIBRARIES[engine])
+        library = load(LIBRARIES[engine])
         file, sidecar = checked_engine(
             directory, stage, engine=engine, precision=precision, version=library.__version__
         )
         self._stage, self._profiles, self._library = stage, sidecar.key.profiles, library
         self._memory = DeviceMemory()
         self._runtime = library.Runtime(library.Logger(library.Logger.WARNING))
+        self._errors: Recorder = error_recorder(library)
+        self._runtime.error_recorder = self._errors
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
-            raise EngineError(f"{engine} refuses {file.name}; its log says why")
+            raise EngineError(f"{engine} refuses {file.name}: {'; '.join(self._errors.taken())}")
         self._records_itself = engine == "tensorrt-rtx"
+        self._kernels = RuntimeCache(file) if self._records_itself else None
         self._executions = Executions(self._execution)
+        self._reserve()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the stage; raises EngineError when no profile takes the shapes."""
@@ -72,7 +78,7 @@ class TensorRtEngine:
         key = profile if self._records_itself else (profile, *sorted(shapes.items()))
         execution = self._executions.get(profile, key)
         outputs = {
-            spec.name: np.empty(execution.output_shape(spec.name, shapes), spec.numpy_dtype)
+            spec.name: self._memory.pinned.empty(execution.output_shape(spec.name, shapes), spec.numpy_dtype)
             for spec in self._stage.outputs
         }
         addresses = {name: self._memory.upload(name, array) for name, array in arrays.items()}
@@ -82,7 +88,37 @@ class TensorRtEngine:
         for name, array in outputs.items():
             self._memory.download(name, array)
         self._memory.wait()
+        self._check(execution)
+        if self._kernels is not None:
+            self._kernels.save(shapes)
         return outputs
+
+    def synchronize(self) -> None:
+        """See `device_loss.OnDevice`."""
+        self._memory.wait()
+
+    def _reserve(self) -> None:
+        """Takes the memory of the largest shapes now.
+
+        A buffer that moves later ends all graphs that were recorded with it; and what does not fit is better
+        known before the first request.
+        """
+        for profile in range(self._engine.num_optimization_profiles):
+            inputs = {
+                spec.name: tuple(self._engine.get_tensor_profile_shape(spec.name, profile)[2])
+                for spec in self._stage.inputs
+            }
+            execution = self._executions.get(profile, profile)
+            outputs = {spec.name: execution.output_shape(spec.name, inputs) for spec in self._stage.outputs}
+            for spec in (*self._stage.inputs, *self._stage.outputs):
+                size = math.prod((inputs | outputs)[spec.name]) * np.dtype(spec.numpy_dtype).itemsize
+                self._memory.reserve(spec.name, size)
+
+    def _check(self, execution: Execution) -> None:
+        """Raises EngineError for what the library did not say by a return value."""
+        if errors := self._errors.taken():
+            execution.forget()  # what was recorded with it is no better
+            raise EngineError(f"{self._stage.name}: {'; '.join(errors)}")
 
     def _execution(self, profile: int) -> Execution:
         """A new execution context that is set to a profile."""
@@ -90,18 +126,21 @@ class TensorRtEngine:
         if self._records_itself:
             config = self._engine.create_runtime_config()
             config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if self._kernels is not None:
+                self._kernels.give(config)
             context = self._engine.create_execution_context(config)
         else:
             managed = library.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self._engine.create_execution_context(managed)
         if context is None:
-            raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}")
+            said = "; ".join(self._errors.taken())
+            raise EngineError(f"{self._stage.name}: no GPU memory for profile {profile}: {said}")
         if not self._records_itself and (size := int(self._engine.device_memory_size_v2)):
             context.set_device_memory(memory.reserve(_ACTIVATIONS, size), size)
         if not context.set_optimization_profile_async(profile, memory.stream):
             raise EngineError(f"{self._stage.name}: the engine refuses profile {profile}")
         graph = None if self._records_itself else CudaGraph(memory.cuda, memory.call, memory.stream)
-        return Execution(context, memory.stream, graph)
+        return Execution(context, memory.stream, graph, self._errors)
 
 
 class DeviceMemory:
@@ -110,12 +149,14 @@ class DeviceMemory:
     Attributes:
         cuda: cuda-python's runtime module.
         stream: the stream.
+        pinned: memory of the host that is copied from and to.
     """
 
     def __init__(self) -> None:
         """Makes the stream; raises EngineError without cuda-python or without a GPU."""
-        self.cuda = _import("cuda.bindings.runtime")
+        self.cuda = load(CUDA_RUNTIME)
         self.stream: int = int(self.call(self.cuda.cudaStreamCreate()))
+        self.pinned = PinnedMemory(self.cuda, self.call)
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def reserve(self, name: str, size: int) -> int:
@@ -129,7 +170,8 @@ class DeviceMemory:
         return address
 
     def upload(self, name: str, array: Array) -> int:
-        """Copies an array to the GPU and returns the address."""
+        """Copies an array to the GPU and returns the address; again for the same name only after `wait`."""
+        array = self.pinned.staged(name, array)
         address = self.reserve(name, array.nbytes)
         kind = self.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call(self.cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
@@ -148,8 +190,11 @@ class DeviceMemory:
     def call(self, result: Sequence[Any]) -> Any:
         """The value of a CUDA call; raises EngineError with CUDA's own words."""
         status, *values = result
-        if status != self.cuda.cudaError_t.cudaSuccess:
-            raise EngineError(f"CUDA: {self.cuda.cudaGetErrorString(status)[1].decode()}")
+        errors = self.cuda.cudaError_t
+        if status != errors.cudaSuccess:
+            said = self.cuda.cudaGetErrorString(status)[1].decode()
+            old = status == errors.cudaErrorInsufficientDriver
+            raise EngineError(f"CUDA: {said}{'; CUDA 13 needs driver 580 or newer' if old else ''}")
         return values[0] if values else None
 
 
@@ -182,39 +227,3 @@ def _place(engine: str, gpu: Gpu | None) -> dict[str, str]:
     if gpu is None:
         return {}
     return {"target": gpu.target} | ({"gpu": gpu.name} if engine == "tensorrt" else {})
-
-
-def fitting_profile(
-    stage: StageSpec, profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
-) -> int:
-    """The narrowest optimization profile that takes the shapes of the inputs.
-
-    Args:
-        stage: the stage's spec.
-        profiles: the profiles of its engine.
-        shapes: the shape of each input, with its batch dimension.
-
-    Raises:
-        EngineError: none takes them; the message gives their ranges.
-    """
-    sizes = stage.symbols_of(shapes)
-    fitting = [
-        (math.prod(high - low + 1 for low, _, high in profile.values()), index)
-        for index, profile in enumerate(profiles)
-        if all(low <= sizes[symbol] <= high for symbol, (low, _, high) in profile.items())
-    ]
-    if not fitting:
-        asked = ", ".join(f"{symbol}={size}" for symbol, size in sorted(sizes.items()))
-        built = "; ".join(
-            ", ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in sorted(profile.items()))
-            for profile in profiles
-        )
-        raise EngineError(f"{stage.name}: no profile of the engine takes {asked}; built for {built}")
-    return min(fitting)[1]
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        raise EngineError(f"this engine needs {name}: pip install 'zoetrope[gpu]' ({error})") from error

@@ -157,8 +157,12 @@ class ServeSettings(BaseSettings):
         return {name: http if name == "http" else host for name in self.ports()}
 
     def orchestrator_environment(self) -> dict[str, str]:
-        """The variables that hand the admission limits to the orchestrator."""
-        limits = {"ZOETROPE_MAX_ACTIVE": self.max_active, "ZOETROPE_MAX_WAITING": self.max_waiting}
+        """The variables that hand the orchestrator's limits to it."""
+        limits = {
+            "ZOETROPE_MAX_ACTIVE": self.max_active,
+            "ZOETROPE_MAX_WAITING": self.max_waiting,
+            "ZOETROPE_START_TIMEOUT_S": self.start_timeout_s,
+        }
         return {name: str(value) for name, value in limits.items() if value is not None}
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +17,103 @@ import triton_python_backend_utils as pb_utils
 
 from zoetrope_core import contract
 from zoetrope_core.contract import Response
-from zoetrope_core.errors import StageFailed, ZoetropeError
+from zoetrope_core.errors import StageFailed, StageLost, ZoetropeError
 from zoetrope_core.events import Done, Failed
 from zoetrope_core.manifest import Manifest
-from zoetrope_core.specs import Array, StageSpec
-from zoetrope_server import logs
+from zoetrope_core.specs import UNET, Array, StageSpec
+from zoetrope_server import batching, logs
 from zoetrope_server.admission import Admission
 from zoetrope_server.control import ControlServer
+from zoetrope_server.ending import end_process
+from zoetrope_server.engines.device_loss import is_sticky
 from zoetrope_server.media.hardware import NO_HARDWARE, HardwareEncoders
 from zoetrope_server.media.workers import DecodeWorkers
 from zoetrope_server.service import Service
 from zoetrope_server.settings import OrchestratorSettings
+from zoetrope_server.sharing import Sharing
 from zoetrope_server.stages import ContractStages, StageCall
 from zoetrope_server.triton.metrics import TritonMetrics
+from zoetrope_server.watchdog import Watchdog
 
 _logger = logging.getLogger(__name__)
+_ERRORS_OUT_S = 2.0
+_POLL_S = 0.1
 
 
 class BlsStages(ContractStages):
-    """Stages that are models of the same Triton, called through BLS; the batch dimension is 1."""
+    """Stages that are models of the same Triton, called through BLS; videos may share calls of the UNet."""
+
+    def __init__(self, watchdog: Watchdog, *, max_batch: int = 1) -> None:
+        """Takes what watches the calls, and the most videos that share one."""
+        self._watchdog = watchdog
+        self._max_batch = max_batch
+        self._sharing = Sharing(self._together, max_batch=max_batch)
 
     def bind(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
-        """See `ContractStages`; a bound tensor is one Triton tensor for all calls."""
+        """See `ContractStages`."""
+        alone, video = self._call(stage, constants), object()
+        if stage.name != UNET.name or self._max_batch == 1:
+            return alone
+
+        async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            step = _Step(alone=alone, inputs=inputs, constants=constants)
+            return await self._sharing.call(video, step.shape, step)
+
+        return call
+
+    async def _together(self, steps: Sequence[_Step]) -> Sequence[dict[str, Array]]:
+        """The outputs of steps of several videos, computed in one call."""
+        if len(steps) == 1:
+            return [await steps[0].alone(steps[0].inputs)]
+        inputs = batching.stack([{**step.constants, **step.inputs} for step in steps])
+        outputs = await self._call(UNET, {})(inputs)
+        return batching.split(outputs, [1] * len(steps))
+
+    def _call(self, stage: StageSpec, constants: Mapping[str, Array]) -> StageCall:
+        """A call of its own; a bound tensor is one Triton tensor for all calls."""
         bound = [pb_utils.Tensor(name, array) for name, array in constants.items()]
         outputs = [spec.name for spec in stage.outputs]
+        fixed = tuple(array.shape for array in constants.values())
+        # Triton's own backends answer on the GPU unless told otherwise, and from there nothing is read here.
+        memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
 
         async def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
             tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
             request = pb_utils.InferenceRequest(
-                model_name=stage.name, requested_output_names=outputs, inputs=bound + tensors
+                model_name=stage.name,
+                requested_output_names=outputs,
+                inputs=bound + tensors,
+                preferred_memory=memory,
             )
-            response = await request.async_exec()
+            shape = (fixed, *(array.shape for array in inputs.values()))
+            response = await self._watchdog.watch(stage.name, shape, request.async_exec())
             if response.has_error():
-                raise StageFailed(f"{stage.name}: {response.error().message()}", stage=stage.name)
+                raise self._failure(stage, response.error().message())
             return {tensor.name(): _held(response, tensor) for tensor in response.output_tensors()}
 
         return call
+
+    def _failure(self, stage: StageSpec, message: str) -> StageFailed:
+        """What an error of a stage means; one that a native host will give for good ends the server."""
+        message = f"{stage.name}: {message}"
+        if not is_sticky(message):
+            return StageFailed(message, stage=stage.name)
+        self._watchdog.report(message)
+        return StageLost(message, stage=stage.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A step of one video: the call that computes it alone, and all its inputs."""
+
+    alone: StageCall
+    inputs: Mapping[str, Array]
+    constants: Mapping[str, Array]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """What steps of one call have in common."""
+        return tuple(array.shape for array in (*self.constants.values(), *self.inputs.values()))
 
 
 class _Memory:
@@ -127,6 +192,14 @@ class TritonChannel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
 
 
+def max_batch(repository: Path, manifest: Manifest) -> int:
+    """The most videos that the UNet's model takes at once: less than exported where its config was edited."""
+    file = repository / UNET.name / "config.pbtxt"
+    config = file.read_text() if file.is_file() else ""
+    found = re.search(r"^max_batch_size: *(\d+)", config, re.MULTILINE)
+    return max(1, int(found[1]) if found else manifest.max_batch_size)
+
+
 def _failed(error: ZoetropeError) -> Response:
     """The `error` event of an error."""
     body = error.to_event()
@@ -143,9 +216,11 @@ class Orchestrator:
         settings = OrchestratorSettings()
         self._decoder = DecodeWorkers(workers=settings.decode_workers)
         self._metrics = TritonMetrics()
+        manifest = Manifest.load(repository)
+        self._watchdog = Watchdog(self._lose, start_timeout_s=settings.start_timeout_s)
         self.service = Service(
-            manifest=Manifest.load(repository),
-            stages=BlsStages(),
+            manifest=manifest,
+            stages=BlsStages(self._watchdog, max_batch=max_batch(repository, manifest)),
             decoder=self._decoder,
             admission=Admission(max_active=settings.max_active, max_waiting=settings.max_waiting),
             media_threads=settings.media_threads,
@@ -165,6 +240,20 @@ class Orchestrator:
         self._decoder.close()
         self.service.close()
         self._metrics.close()
+
+    def _lose(self, reason: str) -> None:
+        """Ends all requests with `stage_lost`, then this process, so that the server is started again."""
+        _logger.error("%s", reason)
+        self.service.fail(reason)
+        self._ending = asyncio.get_running_loop().create_task(self._end(reason))
+
+    async def _end(self, reason: str) -> None:
+        """Ends this process when the clients have been told, or have had the time to be."""
+        deadline = time.monotonic() + _ERRORS_OUT_S
+        while self.service.busy and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)
+        end_process(reason)
 
     def _serve_control(self, path: Path | None) -> ControlServer | None:
         service = self.service

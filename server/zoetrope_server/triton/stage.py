@@ -15,13 +15,19 @@ import triton_python_backend_utils as pb_utils
 from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import ALL_STAGES, Array, StageSpec
 from zoetrope_server import batching, logs
+from zoetrope_server.ending import end_process
 from zoetrope_server.engines import Engine, open_engine
+from zoetrope_server.engines.device_loss import device_is_lost
+from zoetrope_server.engines.executions import MAX_CONTEXTS
+from zoetrope_server.engines.tensorrt import LIBRARIES
 from zoetrope_server.metrics import STAGE_METRICS
 from zoetrope_server.triton.metrics import TritonMetrics
 
 _logger = logging.getLogger(__name__)
 _SMALL_MODEL_BYTES = 256 << 20
-"""Up to here every shape is warmed up; each keeps its own copy of the weights in memory."""
+"""Up to here every shape is warmed up; of larger models each keeps much memory."""
+_RUNS = 3
+"""Runs of a shape until its CUDA graph is replayed: it is launched, recorded, and replayed once."""
 
 
 class TritonPythonModel:
@@ -36,8 +42,10 @@ class TritonPythonModel:
         manifest = Manifest.load(model.parent)
         directory = model / args["model_version"]
         self._engine = self.open(directory, self._stage, manifest)
+        runs = _RUNS if manifest.engine in LIBRARIES else 1
         for inputs in _warm_up_inputs(directory, self._stage, manifest):
-            self._engine.run(inputs)
+            for _ in range(runs):
+                self._engine.run(inputs)
         # Each update is a message to Triton: none where there is nothing to learn.
         self._metrics = TritonMetrics(STAGE_METRICS) if self._max_batch > 1 else None
 
@@ -79,6 +87,8 @@ class TritonPythonModel:
             parts = batching.split(outputs, [len(next(iter(each.values()))) for each in inputs])
         except Exception as error:
             _logger.exception("stage %s failed", self._stage.name)
+            if device_is_lost(self._engine, error):
+                end_process(f"stage {self._stage.name} has lost its device: {error}")
             failure = pb_utils.TritonError(f"{type(error).__name__}: {error}")
             return [pb_utils.InferenceResponse(error=failure) for _ in inputs]
         return [
@@ -88,7 +98,13 @@ class TritonPythonModel:
 
 
 def _warm_up_inputs(directory: Path, stage: StageSpec, manifest: Manifest) -> Iterator[dict[str, Array]]:
-    """Inputs of all shapes that serving meets, or of large models the default ones alone."""
-    weights = sum(file.stat().st_size for file in directory.glob("model.*"))
-    most = None if weights <= _SMALL_MODEL_BYTES else 1
+    """Inputs of all shapes that serving meets, or of large models the default ones alone.
+
+    TensorRT keeps one copy of the weights and one scratch memory for all shapes: its engines are warmed up at
+    as many as have a context, however large they are, so that no request waits for kernels or a CUDA graph.
+    """
+    if manifest.engine in LIBRARIES:
+        return islice(batching.served_shapes(stage, manifest), MAX_CONTEXTS)
+    engine = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    most = None if engine <= _SMALL_MODEL_BYTES else 1
     return islice(batching.served_shapes(stage, manifest), most)

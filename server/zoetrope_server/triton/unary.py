@@ -61,6 +61,7 @@ class UnaryModel:
             requested_output_names=["event", "video"],
             inputs=list(request.inputs()),
             request_id=id,
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         told = False
         for response in inner.exec(decoupled=True):
