@@ -139,7 +139,7 @@ def test_sigterm_lets_three_videos_finish_and_refuses_a_fourth(timed_repository,
 
 @pytest.mark.parametrize("victim", ["unet", "image_to_video", "tritonserver"])
 def test_a_killed_process_ends_requests_and_the_server(timed_repository, tmp_path, victim):
-    with serving(timed_repository, tmp_path / "log") as server:
+    with serving(timed_repository, tmp_path / "log", "--no-restart") as server:
         triton = psutil.Process(server.ports["triton_pid"])
         models = {Path(child.cmdline()[1]).parts[-3]: child for child in triton.children()}
         prefix = Footprint(server).prefix

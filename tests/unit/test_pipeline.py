@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import COLOURS, MANIFEST, FakeDecoder, FakeStages, png
 from PIL import Image
+from waiting import wait_until_async
 
 from zoetrope_core.errors import Cancelled, NonFinite, StageFailed
 from zoetrope_core.events import Done, Progress
@@ -271,15 +272,25 @@ COLOURED = replace(MANIFEST, latent_rgb=COLOURS)
 
 
 class SlowSteps(FakeStages):
-    """Stages whose steps take long enough for a preview."""
+    """Stages whose steps take until the stream has the previews of the steps before, one for every two."""
 
-    def __init__(self):
-        super().__init__(gate=lambda: asyncio.sleep(0.05))
+    def __init__(self, stream):
+        super().__init__(gate=self._wait)
+        self._stream, self._step = stream, 0
+
+    async def _wait(self):
+        self._step += 1
+        await wait_until_async(lambda: previews(self._stream) >= (self._step - 1) // 2)
+
+
+def previews(stream):
+    return sum(response.preview is not None for response in stream.sent)
 
 
 async def test_previews_show_the_picture_while_it_is_denoised(media):
     fields = {"num_inference_steps": 6, "seed": 1, "noise_aug_strength": 0.0, "fps": 10}
-    _, stream = await run(media, SlowSteps(), manifest=COLOURED, preview_every=2, **fields)
+    stream = Recorder()
+    await run(media, SlowSteps(stream), stream, manifest=COLOURED, preview_every=2, **fields)
     order = [
         "preview" if response.preview is not None else response.event.step
         for response in stream.sent
@@ -295,8 +306,8 @@ async def test_previews_show_the_picture_while_it_is_denoised(media):
 
 
 async def test_without_the_field_there_are_no_previews(media):
-    _, stream = await run(media, SlowSteps(), manifest=COLOURED, num_inference_steps=2)
-    assert not [response for response in stream.sent if response.preview is not None]
+    _, stream = await run(media, manifest=COLOURED, num_inference_steps=2)
+    assert previews(stream) == 0
 
 
 async def test_outside_the_guidance_interval_one_row_is_denoised(media):
