@@ -55,3 +55,10 @@ def test_the_table_of_the_full_size_is_what_was_measured():
     for name, each in saved["details"].items():
         seconds = " | ".join(f"{each[key]:.1f}" for key in ("load_s", "export_s", "build_s", "build_gib"))
         assert f"| {name}, full size | {seconds} | {each['engine_gib']:.2f} |" in PAGE
+
+
+def test_the_table_of_optimization_levels_is_what_was_measured():
+    saved = json.loads((ROOT / "benchmarks" / "results" / "build_levels.json").read_text())
+    for each in saved["details"]["levels"]:
+        row = f"| level {each['level']} | {each['seconds']:.1f} | {each['peak_mib']:.0f} |"
+        assert f"{row} {each['engine_mib']:.1f} |" in PAGE

@@ -130,7 +130,7 @@ def test_attention_and_group_norms_are_single_layers(graphs, name, attentions, n
 def test_the_configuration_is_what_was_asked_for(graphs, manifest):
     stage, wanted = (
         STAGES["image_encoder"],
-        Builder(library=trt, target="sm120", ahead=True, workspace_gib=0.5),
+        Builder(library=trt, target="sm120", ahead=True, workspace_gib=0.5, optimization_level=4),
     )
     parsed = tensorrt_build.parse(trt, graphs[stage.name])
     config, _ = tensorrt_build.configure(parsed, wanted, stage, profiles(stage, manifest), manifest.symbols())
@@ -138,7 +138,8 @@ def test_the_configuration_is_what_was_asked_for(graphs, manifest):
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM120
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 29
     assert not config.get_flag(trt.BuilderFlag.TF32)
-    assert wanted.options() == {"workspace_gib": "0.5"}
+    assert config.builder_optimization_level == 4
+    assert wanted.options() == {"workspace_gib": "0.5", "optimization_level": "4"}
 
 
 def test_a_profile_that_the_network_cannot_have_is_refused(graphs, manifest):

@@ -103,10 +103,6 @@ class ICudaEngine:
         return len(self.profiles)
 
     @property
-    def num_io_tensors(self):
-        return len(self.inputs) + len(self.outputs)
-
-    @property
     def device_memory_size_v2(self):
         return max(map(self.get_device_memory_size_for_profile_v2, range(len(self.profiles))))
 
@@ -242,8 +238,7 @@ class IExecutionContext:
         gpu.device.enqueues += 1
         try:
             self._check(stream)
-            work = self._work()
-            gpu.device.enqueue(stream, work)
+            gpu.device.enqueue(stream, self._work())
             if gpu.device.stream(stream).captured is None:
                 self.ready, self.stream = self.generation, stream
         except (Refused, Fault) as error:
