@@ -48,7 +48,7 @@ def server_with(fault, noop_repository, tmp_path):
     entry = broken / "image_to_video" / "1" / "model.py"
     less = f"from zoetrope_server import watchdog\n\nwatchdog.LEAST_S = {LEAST_S}\n"
     entry.write_text(f"{entry.read_text()}\n{less}")
-    return serving(broken, tmp_path / "log")
+    return serving(broken, tmp_path / "log", "--no-restart")
 
 
 def alive(server):
