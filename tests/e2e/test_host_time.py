@@ -9,6 +9,7 @@ from zoetrope_bench import host_time
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.serial
 def test_a_video_takes_its_engines_and_the_host_and_videos_share_steps(noop_manifest):
     deployment = replace(
         host_time.deployments(noop_manifest, 4)[1],

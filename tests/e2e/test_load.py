@@ -89,6 +89,7 @@ def test_32_requests_at_once(timed_repository, tmp_path):
         assert after[0] < before[0] + 64e6 and after[1] <= before[1] + 8, (before, after)
 
 
+@pytest.mark.serial
 def test_a_short_request_gets_its_share_beside_long_ones(noop_manifest, tmp_path):
     """Steps of one execution each go in turns, so a short request waits for one step of each other a step.
 

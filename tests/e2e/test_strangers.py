@@ -179,11 +179,11 @@ def test_an_empty_variable_is_none(start):
 def test_a_terminal_that_closes_drains(start):
     server = start().wait_ready()
     with streaming() as stream:
-        running = stream(server, 1.5)
+        running = stream(server, 3.0)
         for _ in range(2):  # of the kernel and of the shell
             server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining", 2)
-        assert running.next(10) == ([1.5], None)
+        wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining")
+        assert running.next(10) == ([3.0], None)
     assert server.end() == 0
     assert "did not exit in time" not in server.stderr()
 

@@ -45,7 +45,7 @@ def test_each_moment_of_a_stream_is_recorded(tmp_path):
     def script(servicer, image, request, context):
         yield accepted(request)
         yield Response(event=Progress(stage="denoise", step=0, steps=3))
-        time.sleep(0.02)
+        time.sleep(0.2)
         yield Response(event=Progress(stage="denoise", step=1, steps=3), preview=b"preview")
         yield Response(frames=np.zeros((1, 4, 4, 3), np.uint8))
         yield Response(video=b"video")
@@ -58,7 +58,7 @@ def test_each_moment_of_a_stream_is_recorded(tmp_path):
                  "first_frames", "first_fragment", "ended")  # fmt: skip
         moments = [getattr(record, name) for name in names]
         assert all(earlier <= later for earlier, later in pairwise(moments)), moments
-        assert record.first_step - record.first_progress >= 0.015
+        assert record.first_step - record.first_progress >= 0.1
         assert (record.code, record.outcome, record.index) == ("done", records.SERVED, index)
         assert record.bytes == 7 + 48 + 5 and record.video_bytes == 5 and record.size == (48, 32, 6)
         assert record.timings == {"denoise": 0.5, "total": 0.75}
@@ -227,6 +227,7 @@ def test_wrong_usage_is_said(arguments):
     assert ran.exit_code == 2 and "Error" in ran.output and isinstance(ran.exception, SystemExit)
 
 
+@pytest.mark.serial
 def test_the_capacity_of_a_known_server_is_bracketed(tmp_path):
     """One worker of 10 ms serves 100 a second; at 110 the last of 2 seconds wait for 200 ms."""
     with toy_server(0.01) as url:

@@ -251,7 +251,7 @@ def test_an_engine_that_is_not_finite_fails_the_gate_like_any_other(checkpoint, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "magic"}, "supported: onnxruntime fp32, openvino fp32, openvino bf16"),
+        ({"engine": "magic"}, "supported: onnxruntime fp32, onnxruntime fp16, openvino fp32, openvino bf16"),
         ({"size": "17x24"}, "multiples of 4"),
         ({"size": "24"}, "give height x width"),
         ({"size": "-8x8"}, "give height x width"),

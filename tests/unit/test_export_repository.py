@@ -46,7 +46,7 @@ def test_a_tensorrt_engine_is_handed_to_triton_with_all_its_profiles(tmp_path):
     assert names(engine.parent) == [engine.name, f"{engine.name}.json"]
     text = (tmp_path / "unet" / "config.pbtxt").read_text()
     assert f'default_model_filename: "{engine.name}"' in text
-    assert 'kind: KIND_GPU profile: [ "0", "1" ]' in text
+    assert 'kind: KIND_GPU gpus: [ 0 ] profile: [ "0", "1" ]' in text
 
 
 def test_what_a_link_names_is_replaced(tmp_path):

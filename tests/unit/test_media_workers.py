@@ -182,6 +182,7 @@ async def test_time_spent_waiting_does_not_count(start: Start) -> None:
     assert len(results) == 8
 
 
+@pytest.mark.serial
 async def test_workers_work_at_the_same_time(start: Start) -> None:
     pool = start(ImageLimits(timeout_s=20), workers=3)
     await asyncio.gather(*(pool.decode(b"brief") for _ in range(3)))  # all are ready now
