@@ -114,9 +114,14 @@ def _echoed(message):
     return answer
 
 
+def say(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def log(level, source, text):
     """A line of Triton's log."""
-    print(f'{level}1127 10:00:00.000000 {os.getpid()} {source}] "{text}"', flush=True)
+    say(f'{level}1127 10:00:00.000000 {os.getpid()} {source}] "{text}"')
 
 
 def load(models):
@@ -131,7 +136,7 @@ def load(models):
             signal.pause()
         if word == "broken":
             log("E", "model_lifecycle.cc:642", f"failed to load '{name}' version 1: Internal: it is broken")
-            print("error: creating server: Internal - failed to load all models", flush=True)
+            say("error: creating server: Internal - failed to load all models")
             sys.exit(1)
         stubs.append(subprocess.Popen(["tail", "-f", path], stdout=subprocess.DEVNULL))
         log("I", "model_lifecycle.cc:839", f"successfully loaded '{name}'")
@@ -153,7 +158,7 @@ def serve(flags, work):
 
 
 def main(arguments):
-    """One life of it; the pages that it leaves are the supervisor's to remove, as those of a killed Triton."""
+    """One life of it; it leaves its page in /dev/shm to the supervisor, as a killed Triton does."""
     from zoetrope_server.control import ControlServer
 
     Path("/proc/self/comm").write_text("tritonserver")
