@@ -14,7 +14,6 @@ from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import StageSpec
 from zoetrope_export import pbtxt
 from zoetrope_export.errors import ExportError
-from zoetrope_export.onnx_graphs import FILE_NAME as ONNX_FILE
 from zoetrope_server.engines.sidecar import Sidecar, find_engine
 
 NATIVE_ENGINES = ("tensorrt", "onnxruntime")
@@ -141,7 +140,9 @@ def make_native(repository: Path, stage: StageSpec, manifest: Manifest) -> None:
         profiles = len(Sidecar.load(engine).key.profiles)
         native = pbtxt.NativeHost(backend="tensorrt", file_name=engine.name, profiles=profiles)
     else:
-        native = pbtxt.NativeHost(backend="onnxruntime", file_name=ONNX_FILE)
+        from zoetrope_export.onnx_graphs import FILE_NAME  # imports PyTorch, which the layout does not need
+
+        native = pbtxt.NativeHost(backend="onnxruntime", file_name=FILE_NAME)
     (directory.parent / "config.pbtxt").write_text(pbtxt.render(stage, manifest, native=native))
     (directory / "model.py").unlink()
 
