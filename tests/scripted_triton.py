@@ -23,14 +23,14 @@ _INFERENCE = "/inference.GRPCInferenceService/"
 
 
 def install(directory):
-    """Makes a system Triton of it; the environment in which `zoetrope serve` finds it."""
+    """Makes a Triton of the directory; its `tritonserver`, which `zoetrope serve` finds on PATH."""
     binary = directory / "bin" / "tritonserver"
     binary.parent.mkdir(parents=True)
     # Not as its interpreter: a path there may have no blank.
     binary.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-P", __file__])} "$@"\n')
     binary.chmod(0o755)
     (directory / "TRITON_VERSION").write_text("2.69.0\n")
-    return {"PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}"}
+    return binary
 
 
 class Work:

@@ -16,6 +16,8 @@ import scripted_triton
 from supervised import infer, model, starting, streaming, tritons
 from waiting import wait_until
 
+from zoetrope_server.launcher.settings import ServeSettings
+
 
 @pytest.fixture
 def repository(tmp_path):
@@ -25,10 +27,11 @@ def repository(tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path, repository):
-    environment = scripted_triton.install(tmp_path / "triton")
+def start(tmp_path, repository, monkeypatch):
+    binary = scripted_triton.install(tmp_path / "triton")
+    monkeypatch.setenv("PATH", str(binary.parent), prepend=os.pathsep)
     with starting(tmp_path, repository) as start:
-        yield partial(start, "--restart", environment=environment)
+        yield partial(start, "--restart")
 
 
 @pytest.fixture
@@ -148,3 +151,29 @@ def test_a_repository_without_an_orchestrator(start, repository):
     assert server.end() == 0
     assert "successfully loaded 'echo'" in (repository.parent / "triton.log").read_text()
     assert "successfully loaded" not in server.stderr()
+
+
+def test_an_empty_variable_is_none(start):
+    names = [f"ZOETROPE_{name.upper()}" for name in ServeSettings.model_fields]
+    ports = {name for name in names if name.endswith("_PORT")}
+    server = start(environment=dict.fromkeys([*names, "ZOETROPE_LOG_LEVEL"], "")).wait_ready()
+    assert ports and server.endpoints["grpc"].startswith("127.0.0.1:") and server.endpoints["http"] is None
+
+
+def test_a_terminal_that_closes_drains(start):
+    server = start().wait_ready()
+    with streaming() as stream:
+        running = stream(server, 1.5)
+        for _ in range(2):  # of the kernel and of the shell
+            server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining", 2)
+        assert running.next(10) == ([1.5], None)
+    assert server.end() == 0
+    assert "did not exit in time" not in server.stderr()
+
+
+def test_hangups_that_were_ignored_stay_so(start):
+    server = start(prefix=("nohup",)).wait_ready()
+    server.process.send_signal(signal.SIGHUP)
+    assert infer(server, [1.0]) == [1.0]
+    assert server.probe("/readyz") == (200, {"status": "ready"})
