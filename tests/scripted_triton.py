@@ -48,6 +48,10 @@ class Work:
         with self._counted():
             return self._reason if self._failed.wait(seconds) else ""
 
+    def fail(self, reason):
+        self._reason = reason
+        self._failed.set()
+
     @contextlib.contextmanager
     def _counted(self):
         with self._lock:
@@ -66,8 +70,7 @@ class Work:
         return {}
 
     def _fail(self, body):
-        self._reason = body["reason"]
-        self._failed.set()
+        self.fail(body["reason"])
         return {}
 
 
@@ -166,7 +169,7 @@ def main(arguments):
     repository = Path(flags["model-repository"])
     models = {path.parent.parent.name: path for path in sorted(repository.glob("*/1/model.py"))}
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    Path("/dev/shm", flags["backend-config"].rpartition("=")[2] + "page").touch()
+    Path("/dev/shm", flags["backend-config"].rpartition("=")[2] + f"page-{os.getpid()}").touch()
     stubs, work = load(models), Work()
     words = {path.read_text() for path in models.values()}
     if "work" in words:
@@ -174,6 +177,7 @@ def main(arguments):
     server, metrics = serve(flags, work)
     signal.sigwait([signal.SIGTERM])
     log("I", "server.cc:338", "Waiting for in-flight requests to complete.")
+    work.fail("the server is exiting")  # as the BLS calls of a video do then
     server.stop(int(flags["exit-timeout-secs"])).wait()
     if "stuck" in words:
         signal.pause()

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -47,6 +48,7 @@ def test_a_signal_drains_first(start, stream):
     wait_until(lambda: server.probe("/readyz")[0] == 503, seconds=1)
     assert server.probe("/readyz")[1] == {"status": "draining", "reason": "the server is shutting down"}
     assert server.probe("/livez")[0] == 200
+    wait_until(lambda: server.status().draining, seconds=1)
     assert running.next(10) == ([2.0], None)
     running.close()  # an idle stream keeps Triton from unloading
     assert server.end() == 0
@@ -83,6 +85,8 @@ def test_a_killed_tritonserver_comes_back_on_the_same_ports(start, stream):
     assert running.next(2)[1] is not None
     wait_until(lambda: server.probe("/readyz")[0] == 200)
     assert not psutil.pid_exists(triton)
+    (page,) = Path("/dev/shm").glob(server.prefix + "page-*")
+    assert not page.name.endswith(f"-{triton}"), "the pages of the dead one are gone"
     assert infer(server, [3.0]) == [3.0]
     server.process.send_signal(signal.SIGTERM)
     assert server.end() == 0
@@ -166,7 +170,7 @@ def test_a_terminal_that_closes_drains(start):
         running = stream(server, 1.5)
         for _ in range(2):  # of the kernel and of the shell
             server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining", 2)
+            wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining", 2)
         assert running.next(10) == ([1.5], None)
     assert server.end() == 0
     assert "did not exit in time" not in server.stderr()
