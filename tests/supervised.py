@@ -124,10 +124,10 @@ class Server:
             return self.probe("/readyz")[0] == 200
         return False
 
-    def active(self):
-        """Requests that the model `work` has."""
+    def status(self):
+        """What the model `work` does, as the supervisor is told."""
         (folder,) = self.run_dir.iterdir()
-        return ControlClient(path=folder / "control.sock").status().active
+        return ControlClient(path=folder / "control.sock").status()
 
     def stub(self, model):
         children = psutil.Process(self.endpoints["triton_pid"]).children()
@@ -266,10 +266,10 @@ def streaming():
     with contextlib.ExitStack() as stack:
 
         def stream(server, seconds):
-            before = server.active()
+            before = server.status().active
             opened = Stream(server, seconds)
             stack.callback(opened.close)
-            wait_until(lambda: server.active() > before)
+            wait_until(lambda: server.status().active > before)
             return opened
 
         yield stream

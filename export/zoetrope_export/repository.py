@@ -14,7 +14,7 @@ from zoetrope_core.manifest import Manifest
 from zoetrope_core.specs import StageSpec
 from zoetrope_export import pbtxt
 from zoetrope_export.errors import ExportError
-from zoetrope_export.onnx_graphs import FILE_NAME as ONNX_FILE
+from zoetrope_server.engines import ONNX_FILE
 from zoetrope_server.engines.sidecar import Sidecar, find_engine
 
 NATIVE_ENGINES = ("tensorrt", "onnxruntime")

@@ -1,4 +1,4 @@
-"""`zoetrope serve` among strangers: what kills Triton, TLS, addresses, floods, terminals that close."""
+"""`zoetrope serve` among strangers: what kills Triton, TLS, addresses, floods."""
 
 import contextlib
 import http.client
@@ -27,8 +27,6 @@ from supervised import (
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
-
-from zoetrope_server.launcher.settings import ServeSettings
 
 pytestmark = pytest.mark.e2e
 HTTP = ("--triton-http", "--http-port=0")
@@ -167,32 +165,6 @@ def test_the_embedded_triton_stays_on_loopback(start, host):
     assert server.end() == 1
     wanted = "may listen on loopback only" if host else "--host (ZOETROPE_HOST) is empty"
     assert wanted in server.stderr() and "Traceback" not in server.stderr()
-
-
-def test_an_empty_variable_is_none(start):
-    names = [f"ZOETROPE_{name.upper()}" for name in ServeSettings.model_fields]
-    ports = {name for name in names if name.endswith("_PORT")}
-    server = start(environment=dict.fromkeys([*names, "ZOETROPE_LOG_LEVEL"], "")).wait_ready()
-    assert ports and server.endpoints["grpc"].startswith("127.0.0.1:") and server.endpoints["http"] is None
-
-
-def test_a_terminal_that_closes_drains(start):
-    server = start().wait_ready()
-    with streaming() as stream:
-        running = stream(server, 3.0)
-        for _ in range(2):  # of the kernel and of the shell
-            server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: server.probe("/readyz")[1]["status"] == "draining")
-        assert running.next(10) == ([3.0], None)
-    assert server.end() == 0
-    assert "did not exit in time" not in server.stderr()
-
-
-def test_hangups_that_were_ignored_stay_so(start):
-    server = start(prefix=("nohup",)).wait_ready()
-    server.process.send_signal(signal.SIGHUP)
-    assert infer(server, [1.0]) == [1.0]
-    assert server.probe("/readyz") == (200, {"status": "ready"})
 
 
 def test_a_flood_of_one_message_writes_a_few_lines(start):

@@ -3,13 +3,13 @@
 import base64
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 from rawtriton import PHOTO, counts, raw_inputs, settled
 from tritonclient import grpc as triton
+from waiting import wait_until
 
 from zoetrope_client import Metadata
 from zoetrope_core import events
@@ -123,9 +123,7 @@ def test_a_unary_client_that_gives_up_stops_the_inner_work(server):
         context = connection.async_infer(
             "image_to_video_unary", raw_inputs(num_inference_steps=200), lambda result, error: None
         )
-        limit = time.monotonic() + 30
-        while counts(server)[0] < before + 3 and time.monotonic() < limit:
-            time.sleep(0.01)
+        wait_until(lambda: counts(server)[0] >= before + 3, 30)
         seen = counts(server)[0]
         context.cancel()
         assert settled(server) - seen <= 6

@@ -5,6 +5,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
+from waiting import wait_until_async
 
 from zoetrope_core.errors import DeadlineExceeded, Overloaded
 from zoetrope_server.admission import Admission, Place
@@ -130,8 +131,7 @@ async def test_a_place_given_up_in_the_queue_frees_it():
     admission = Admission(max_active=1, max_waiting=1)
     async with admission.hold(place()):
         task = asyncio.create_task(_wait(admission))
-        await asyncio.sleep(0.01)
-        assert admission.waiting == 1
+        await wait_until_async(lambda: admission.waiting == 1)
         task.cancel()
         await asyncio.wait([task])
         assert (admission.active, admission.waiting) == (1, 0)

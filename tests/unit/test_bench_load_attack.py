@@ -14,6 +14,7 @@ import pytest
 from grpc_server import accepted, done, serving
 from toy_queue import toy_server
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from zoetrope_bench.commands import bench
 from zoetrope_bench.load import arrivals, records
@@ -188,9 +189,12 @@ def test_an_interrupted_run_reports_what_there_is(tmp_path):
     with toy_server(0.5) as url:  # more is asked for than is served, so that some are in flight
         load = ("--rate", 20, "--duration", 100, "--records", path, "--json", report)
         process = subprocess.Popen(command("--url", url, *load), stderr=subprocess.PIPE, text=True)
-        while not path.exists() or path.read_text().count('"kind": "request"') < 3:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+
+        def recorded():
+            return path.exists() and path.read_text().count('"kind": "request"') >= 3
+
+        wait_until(lambda: recorded() or process.poll() is not None, 60)
+        assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from toy_queue import toy_server
+from waiting import wait_until
 
 from zoetrope_bench.load import records
 from zoetrope_bench.load.folds import fold
@@ -140,15 +141,15 @@ def test_a_stalled_server_shows_in_the_latencies_of_all_who_came_meanwhile(tmp_p
 def test_a_generator_that_stalls_counts_from_the_intended_time_and_says_so(tmp_path):
     """Stopped for a second, it sends a second's requests late; their latency is what users would have had."""
     with toy_server(0.004) as url:
-        process = generator(url, tmp_path / "records.jsonl", *STALLED)
-        while not (tmp_path / "records.jsonl").exists() or len(lines(tmp_path / "records.jsonl")) < 100:
-            assert process.poll() is None
-            time.sleep(0.02)
+        path = tmp_path / "records.jsonl"
+        process = generator(url, path, *STALLED)
+        wait_until(lambda: process.poll() is not None or path.exists() and len(lines(path)) >= 100, 60)
+        assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
         time.sleep(STALL_S)
         process.send_signal(signal.SIGCONT)
         said = finished(process)
-    seen = records.read(tmp_path / "records.jsonl")
+    seen = records.read(path)
     late = [record for record in seen.records if record.lag > 0.1]
     assert 0.8 * RATE * STALL_S <= len(late) <= 1.2 * RATE * STALL_S
     assert all(record.latency >= record.lag for record in late)

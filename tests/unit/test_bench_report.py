@@ -1,6 +1,8 @@
 """Figures say whether their target was reached, and a report is saved with its machine."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,10 @@ def test_latency_compares_the_first_request_with_the_last_and_leaves_it_out_of_t
     assert (round(accepted.measured, 3), accepted.passed) == (20, True)
     assert (round(wait.measured, 3), wait.passed) == (30, True)
     assert (first.measured, first.passed) == (1.5, False)
+
+
+def test_the_commands_import_nothing_heavy():
+    heavy = "('torch', 'diffusers', 'transformers', 'onnx', 'onnxruntime', 'openvino', 'scipy')"
+    code = f"import sys, zoetrope_bench.commands; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -10,6 +10,7 @@ import grpc
 import grpc_server as scripts
 import pytest
 from grpc_server import Mocked, serving
+from waiting import wait_until_async
 
 from zoetrope_client import AsyncClient, Client, ConnectionLost, Retry, ServerUnavailable, Transport, codec
 from zoetrope_client.events import Accepted, Done, Fragment, Frames, Progress
@@ -81,8 +82,7 @@ async def test_cancelling_the_task_cancels_on_the_server():
     with serving(scripts.endless) as server:
         async with AsyncClient(server.url) as client:
             task = asyncio.create_task(client.generate(IMAGE))
-            while not server.requests:
-                await asyncio.sleep(0.01)
+            await wait_until_async(lambda: server.requests)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -93,8 +93,7 @@ async def test_closing_the_client_cancels_what_runs_and_not_the_tasks():
     with serving(scripts.endless) as server:
         client = AsyncClient(server.url)
         tasks = [asyncio.create_task(client.generate(IMAGE)) for _ in range(2)]
-        while len(server.requests) < 2:
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: len(server.requests) == 2)
         await client.close()
         for task in tasks:
             with pytest.raises(Cancelled, match="the client was closed"):
@@ -114,8 +113,7 @@ async def test_closing_the_client_ends_questions_as_well(monkeypatch):
         client = AsyncClient(server.url)
         ready = asyncio.create_task(client.health(timeout_s=60))
         told = asyncio.create_task(client.metadata(timeout_s=60))
-        while len(asked) < 2:
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: len(asked) == 2)
         await client.close()
         assert await asyncio.wait_for(ready, 5) is False
         with pytest.raises(Cancelled, match="the client was closed"):

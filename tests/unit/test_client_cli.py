@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc_server as scripts
@@ -17,6 +16,7 @@ from fakes import png
 from grpc_server import METADATA, serving
 from PIL import Image
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from zoetrope_client import blocks, cli, progress, runs
 from zoetrope_client.commands import generate
@@ -234,9 +234,7 @@ def test_ctrl_c_cancels_on_the_server_and_leaves_no_file(photo, tmp_path):
     with serving(scripts.endless) as server:
         command = [sys.executable, "-m", "zoetrope_client", "generate", str(photo), "-o", str(output)]
         process = subprocess.Popen([*command, "--url", server.url], stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 30
-        while not server.requests and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: server.requests, 30)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
         assert server.cancelled.wait(5)

@@ -5,7 +5,6 @@ import math
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ pytest.importorskip("diffusers")
 import artifacts  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from small_checkpoints import SMALLEST  # noqa: E402
+from waiting import wait_until  # noqa: E402
 
 from zoetrope_core.manifest import Manifest  # noqa: E402
 from zoetrope_core.specs import STAGES  # noqa: E402
@@ -347,9 +347,7 @@ def test_an_export_that_is_terminated_leaves_nothing(checkpoint, tmp_path):
     words = ("--engine", "onnxruntime", "--size", "16x24", "--out", str(tmp_path / "out"))
     command = [sys.executable, "-m", "zoetrope_client", "export", str(checkpoint), *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: list(tmp_path.iterdir()) or process.poll() is not None, 60)
         assert [path.name[:5] for path in tmp_path.iterdir()] == [".out-"]
         process.terminate()
         assert process.wait(timeout=30) == 130

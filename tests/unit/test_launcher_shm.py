@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from waiting import wait_until
 
 from zoetrope_server.launcher.errors import LaunchError
 from zoetrope_server.launcher.shm import ShmClaim, sweep
@@ -33,13 +34,6 @@ def holder(tmp_path):
         process.prefix = process.stdout.readline().strip()
         yield process
         process.kill()
-
-
-def wait_until(condition, timeout=10):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
 
 
 def names(folder):

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from PIL import Image
+from waiting import wait_until_async
 
 from zoetrope_core.errors import InvalidImage, MediaFailed
 from zoetrope_server.media import answers
@@ -47,15 +48,8 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     yield start
     for pool in started:
         pool.close()
-    await until(lambda: set(psutil.Process().children()) <= children)
+    await wait_until_async(lambda: set(psutil.Process().children()) <= children)
     assert set(os.listdir("/proc/self/fd")) <= descriptors
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        await asyncio.sleep(0.01)
 
 
 async def worker_pid(pool: DecodeWorkers) -> int:
@@ -229,7 +223,7 @@ async def test_cancelling_ends_the_work(start: Start) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not psutil.pid_exists(pid))
+    await wait_until_async(lambda: not psutil.pid_exists(pid))
     assert (await pool.decode(b"fine"))[0, 0, 0] == 4
 
 
@@ -237,9 +231,9 @@ async def test_cancelling_while_waiting_loses_no_worker(start: Start) -> None:
     pool = start(workers=1)
     pid = await worker_pid(pool)
     busy = asyncio.ensure_future(pool.decode(b"brief"))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # it has the worker
     waiting = [asyncio.ensure_future(pool.decode(b"fine")) for _ in range(5)]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # they wait for it
     for task in waiting:
         task.cancel()
     await busy
@@ -264,8 +258,8 @@ async def test_a_worker_killed_while_idle_is_replaced_unnoticed(start: Start) ->
     pid = await worker_pid(pool)
     os.kill(pid, signal.SIGKILL)
     # All of its threads: the process can only be waited for once the last one has gone.
-    await until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    await until(lambda: len(os.listdir(f"/proc/{pid}/task")) == 1)
+    await wait_until_async(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    await wait_until_async(lambda: len(os.listdir(f"/proc/{pid}/task")) == 1)
     assert (await pool.decode(b"fine"))[0, 0, 0] == 4
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from fakes import FakeChannel, FakeDecoder, FakeStages
+from waiting import wait_until_async
 
 from zoetrope_core.errors import StageFailed
 from zoetrope_server import service as service_module
@@ -78,7 +79,7 @@ async def test_requests_that_wait_and_work_that_is_known(metrics):
     release = asyncio.Event()
     of = service(metrics, FakeStages(gate=release.wait), max_waiting=1)
     first = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=2)))
-    await asyncio.sleep(0.05)
+    await wait_until_async(lambda: of.status()["active"] == 1)
     second = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=2)))
     await asyncio.sleep(0.05)
     assert metrics.gauges["zoetrope_waiting_requests"][-1] == 1
@@ -101,17 +102,15 @@ async def test_what_waits_is_apart_from_what_runs_and_both_are_told_while_they_d
     await of.serve(FakeChannel(num_inference_steps=2))
     release.clear()
     first = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=2)))
-    await asyncio.sleep(0.12)
-    assert metrics.gauges["zoetrope_work_seconds"][-1] > 0
+    await wait_until_async(lambda: metrics.gauges["zoetrope_work_seconds"][-1] > 0)
     assert metrics.gauges["zoetrope_queued_seconds"][-1] == 0, "nobody else could do what runs"
     second = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=200)))
-    await asyncio.sleep(0.12)
+    await wait_until_async(lambda: metrics.gauges["zoetrope_queued_seconds"][-1] > 0)
     work, queued = (metrics.gauges[f"zoetrope_{name}_seconds"][-1] for name in ("work", "queued"))
     assert 0 < queued < work
     of.drain()
     told = len(metrics.gauges["zoetrope_queued_seconds"])
-    await asyncio.sleep(0.12)
-    assert len(metrics.gauges["zoetrope_queued_seconds"]) > told
+    await wait_until_async(lambda: len(metrics.gauges["zoetrope_queued_seconds"]) > told)
     assert metrics.gauges["zoetrope_queued_seconds"][-1] == 0
     release.set()
     await asyncio.gather(first, second)
@@ -130,8 +129,7 @@ async def test_steps_count_while_they_are_done(metrics, monkeypatch):
 
     of = service(metrics, FakeStages(gate=gate))
     running = asyncio.create_task(of.serve(FakeChannel(num_inference_steps=5)))
-    await asyncio.sleep(0.2)
-    assert metrics.counters["zoetrope_steps_total", ""] == 3
+    await wait_until_async(lambda: metrics.counters.get(("zoetrope_steps_total", "")) == 3)
     stuck.set()
     await running
     assert metrics.counters["zoetrope_steps_total", ""] == 5

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import COLOURS, MANIFEST
+from waiting import wait_until_async
 
 from zoetrope_core.request import GenerateRequest
 from zoetrope_core.sampling import Step
@@ -61,8 +62,7 @@ async def offered(executor, numbers, every):
     async with previews(executor, send, every) as made:
         for number in numbers:
             made.offer(step(number))
-            while made._making is not None and not made._making.done():
-                await asyncio.sleep(0.001)
+            await wait_until_async(lambda: made._making is None or made._making.done())
     return sent
 
 
@@ -88,7 +88,7 @@ async def test_no_step_waits_and_what_is_due_meanwhile_is_skipped(executor, monk
         assert sent.empty()
         slow.go.set()
         assert await asyncio.wait_for(sent.get(), 5) == pytest.approx(0.1)
-        await asyncio.sleep(0.02)
+        await wait_until_async(made._making.done)
         made.offer(step(4))
     assert sent.get_nowait() == pytest.approx(0.4), "leaving waits for the one that is being made"
     assert sent.empty()

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from fakes import MANIFEST, FakeChannel, FakeDecoder, FakeStages, png
+from waiting import wait_until_async
 
 from zoetrope_core.contract import Response, bytes_tensor, pack_request
 from zoetrope_core.errors import (
@@ -48,12 +49,6 @@ class Gate:
     async def __call__(self):
         self.reached += 1
         await self.open.wait()
-
-
-async def until(condition, seconds=3.0):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_request_is_accepted_first_and_done_last(caplog):
@@ -95,7 +90,7 @@ async def test_exactly_the_configured_number_runs_and_waits_and_the_rest_is_refu
     served = service(FakeStages(gate=gate))
     channels = [FakeChannel(num_inference_steps=1) for _ in range(7)]
     tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
-    await until(lambda: gate.reached == 2 and sum(bool(c.finished) for c in channels) == 3)
+    await wait_until_async(lambda: gate.reached == 2 and sum(bool(c.finished) for c in channels) == 3)
     assert served.status() == {"active": 2, "waiting": 2, "draining": False, "loop_lag_s": 0.0}
     refused = [channel.finished[0] for channel in channels if channel.finished]
     assert all(isinstance(error, Overloaded) for error in refused)
@@ -113,9 +108,9 @@ async def test_a_waiting_request_hears_heartbeats_and_may_leave(monkeypatch):
     served = service(FakeStages(gate=gate), max_active=1)
     first, second = FakeChannel(num_inference_steps=1), FakeChannel(num_inference_steps=1)
     tasks = [asyncio.create_task(served.serve(channel)) for channel in (first, second)]
-    await until(lambda: any(isinstance(event, Heartbeat) for event in second.events))
+    await wait_until_async(lambda: any(isinstance(event, Heartbeat) for event in second.events))
     second.hung_up = True
-    await until(lambda: second.finished)
+    await wait_until_async(lambda: second.finished)
     assert isinstance(second.finished[0], Cancelled) and served.status()["waiting"] == 0
     gate.open.set()
     await asyncio.gather(*tasks)
@@ -127,7 +122,7 @@ async def test_draining_refuses_new_work_and_finishes_the_old():
     served = service(FakeStages(gate=gate))
     running, late = FakeChannel(num_inference_steps=1), FakeChannel()
     task = asyncio.create_task(served.serve(running))
-    await until(lambda: gate.reached)
+    await wait_until_async(lambda: gate.reached)
     served.drain()
     await served.serve(late)
     assert isinstance(late.finished[0], Draining)
@@ -141,10 +136,10 @@ async def test_fail_and_cancel_end_requests_whose_stage_hangs():
     served = service(FakeStages(gate=gate), max_active=3)
     channels = [FakeChannel(id="one"), FakeChannel(id="two")]
     tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
-    await until(lambda: gate.reached == 2)
+    await wait_until_async(lambda: gate.reached == 2)
     assert await asyncio.to_thread(served.cancel, "one")
     assert not await asyncio.to_thread(served.cancel, "nobody")
-    await until(lambda: channels[0].finished)
+    await wait_until_async(lambda: channels[0].finished)
     assert isinstance(channels[0].finished[0], Cancelled) and not channels[1].finished
     await asyncio.to_thread(served.fail, "stage process unet died")
     await asyncio.wait_for(asyncio.gather(*tasks), 2)
@@ -157,7 +152,7 @@ async def test_a_client_that_goes_away_frees_its_slot():
     served = service(FakeStages(gate=gate), max_active=1)
     channel = FakeChannel()
     task = asyncio.create_task(served.serve(channel))
-    await until(lambda: gate.reached)
+    await wait_until_async(lambda: gate.reached)
     channel.hung_up = True
     gate.open.set()
     await asyncio.wait_for(task, 2)
@@ -281,7 +276,7 @@ async def test_an_event_waits_for_the_copy_under_way_and_follows_it_at_once():
         await asyncio.sleep(0.02)
         assert channel.sent == [], "one response at a time"
         go.set()
-        await until(lambda: len(channel.sent) == 2)
+        await wait_until_async(lambda: len(channel.sent) == 2)
         await copying
     assert channel.sent[1].event == Heartbeat(waiting=0)
 
@@ -306,7 +301,7 @@ async def test_a_deadline_passes_in_the_queue_too(monkeypatch):
     served = service(FakeStages(gate=gate), max_active=1)
     first, second = FakeChannel(num_inference_steps=1), FakeChannel(deadline_s=0.1)
     tasks = [asyncio.create_task(served.serve(channel)) for channel in (first, second)]
-    await until(lambda: second.finished)
+    await wait_until_async(lambda: second.finished)
     assert isinstance(second.finished[0], DeadlineExceeded)
     gate.open.set()
     await asyncio.gather(*tasks)
@@ -342,7 +337,7 @@ async def test_an_interactive_request_runs_before_a_batch_request_that_came_firs
     tasks = []
     for channel in channels:
         tasks.append(asyncio.create_task(served.serve(channel)))
-        await asyncio.sleep(0.01)
+        await wait_until_async(lambda: gate.reached + served.status()["waiting"] == len(tasks))
     gate.open.set()
     await asyncio.gather(*tasks)
     assert order == ["first", "interactive", "batch"]
@@ -411,7 +406,7 @@ async def test_no_more_pictures_are_measured_than_requests_are_admitted():
     served.decoder = Slow()
     channels = [of_picture(300, 200, fit="auto") for _ in range(6)]
     tasks = [asyncio.create_task(served.serve(channel)) for channel in channels]
-    await until(lambda: sum(bool(channel.finished) for channel in channels) == 4)
+    await wait_until_async(lambda: sum(bool(channel.finished) for channel in channels) == 4)
     assert len(measured) == 2
     going.set()
     await asyncio.gather(*tasks)
@@ -474,7 +469,7 @@ async def test_the_lag_of_a_loop_that_hangs_is_seen_from_outside():
     released.wait(5)  # on the loop's own thread
     watcher.join()
     assert seen[-1] > 0.2
-    await until(lambda: serving.status()["loop_lag_s"] == 0.0)
+    await wait_until_async(lambda: serving.status()["loop_lag_s"] == 0.0)
 
 
 async def test_after_a_loss_new_requests_end_with_it_too():
@@ -482,7 +477,7 @@ async def test_after_a_loss_new_requests_end_with_it_too():
     served = service(FakeStages(gate=gate))
     running, later = FakeChannel(), FakeChannel()
     task = asyncio.create_task(served.serve(running))
-    await until(lambda: gate.reached)
+    await wait_until_async(lambda: gate.reached)
     served.fail("stage unet has not answered")
     await asyncio.wait_for(task, 2)
     await served.serve(later)

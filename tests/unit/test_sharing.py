@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from waiting import wait_until_async
 
 from zoetrope_server import sharing
 from zoetrope_server.sharing import Sharing
@@ -28,12 +29,6 @@ class Engine:
     async def video(self, name, steps, shape="a"):
         for step in range(steps):
             assert await self.calls.call(name, shape, step) == 2 * step
-
-
-async def until(condition):
-    async with asyncio.timeout(3):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def test_a_lone_video_never_waits(monkeypatch):
@@ -70,7 +65,7 @@ async def test_a_video_that_joins_is_taken_along_with_the_next_step():
     engine = Engine()
     engine.release = asyncio.Event()
     first = asyncio.create_task(engine.video("a", 3))
-    await until(lambda: engine.batches)
+    await wait_until_async(lambda: engine.batches)
     second = asyncio.create_task(engine.video("b", 2))
     await asyncio.sleep(0)
     engine.release.set()
@@ -93,7 +88,7 @@ async def test_a_cancelled_call_is_not_computed_and_holds_up_nobody(monkeypatch)
     running, waiting, other = (
         asyncio.create_task(engine.calls.call(name, "a", number)) for number, name in enumerate("abc")
     )
-    await until(lambda: engine.batches)
+    await wait_until_async(lambda: engine.batches)
     for task in (running, waiting):
         task.cancel()
     engine.release.set()
@@ -105,7 +100,7 @@ async def test_an_error_is_the_error_of_each_that_shared_and_of_nobody_else():
     engine = Engine()
     engine.release = asyncio.Event()
     first = asyncio.create_task(engine.video("first", 1))
-    await until(lambda: engine.batches)
+    await wait_until_async(lambda: engine.batches)
     bad = [asyncio.create_task(engine.calls.call(name, "a", "bad")) for name in "xy"]
     await asyncio.sleep(0)
     engine.release.set()
@@ -121,4 +116,4 @@ async def test_nothing_is_kept_of_shapes_that_are_over(monkeypatch):
     engine = Engine()
     for shape in range(5):
         await engine.video("a", 2, shape=shape)
-    await until(lambda: not engine.calls._groups)
+    await wait_until_async(lambda: not engine.calls._groups)
