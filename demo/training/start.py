@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import nn
 
 CONSTANT, SHIFT, GROUP = 4.0, 8.0, 3
+QUIET = -9.0  # the logarithm of the latents' variance
 COLOURS = torch.tensor([[2 / 3, 2 / 3, 2 / 3], [2.5, 0.0, -2.5], [-1.25, 2.5, -1.25]])  # latents from R, G, B
 
 
@@ -31,8 +32,9 @@ def straighten(vae: AutoencoderKLTemporalDecoder) -> None:
             carry(module.conv, torch.eye(3), tap(3, [0.25, 0.5, 0.25]), strided=True)
     read(vae.encoder.conv_norm_out, vae.encoder.conv_out, COLOURS)
     read(vae.decoder.conv_norm_out, vae.decoder.conv_out, torch.eye(3))
-    vae.encoder.conv_out.weight[4:] = 0
-    vae.encoder.conv_out.bias[4:] = -9.0
+    channels = vae.config.latent_channels
+    vae.encoder.conv_out.weight[channels:] = 0
+    vae.encoder.conv_out.bias[channels:] = QUIET
     nn.init.dirac_(vae.quant_conv.weight)
     nn.init.zeros_(vae.quant_conv.bias)
     nn.init.dirac_(vae.decoder.time_conv_out.weight)
@@ -112,3 +114,30 @@ def widen(
         raise ValueError(f"not weights of this autoencoder: {unexpected}")
     whole.register_to_config(scaling_factor=slimmed.config.scaling_factor)
     return whole
+
+
+@torch.no_grad()
+def grow(small: AutoencoderKLTemporalDecoder, large: AutoencoderKLTemporalDecoder) -> None:
+    """Gives `large`, which differs only in having more latent channels, the weights of `small`.
+
+    The first latents stay what they were; the others start nearly unused.
+    """
+    few, many = small.config.latent_channels, large.config.latent_channels
+    weights, fresh = small.state_dict(), large.state_dict()
+    fresh.update({name: weight for name, weight in weights.items() if weight.shape == fresh[name].shape})
+    weight, bias = (
+        torch.randn(2 * many, *weights["encoder.conv_out.weight"].shape[1:]) * 0.02,
+        torch.zeros(2 * many),
+    )
+    weight[many:], bias[many:] = 0, QUIET
+    weight[:few] = weights["encoder.conv_out.weight"][:few]
+    bias[:few] = weights["encoder.conv_out.bias"][:few]
+    fresh["encoder.conv_out.weight"], fresh["encoder.conv_out.bias"] = weight, bias
+    through, shift = torch.eye(2 * many)[..., None, None], torch.zeros(2 * many)
+    through[:few, :few] = weights["quant_conv.weight"][:few, :few]
+    shift[:few] = weights["quant_conv.bias"][:few]
+    fresh["quant_conv.weight"], fresh["quant_conv.bias"] = through, shift
+    reader = torch.randn_like(fresh["decoder.conv_in.weight"]) * 0.02
+    reader[:, :few] = weights["decoder.conv_in.weight"]
+    fresh["decoder.conv_in.weight"] = reader
+    large.load_state_dict(fresh)
