@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,15 @@ logger = logging.getLogger(__name__)
 PACK = TRAINING_FOLDER / "state" / "images.npz"
 LONGEST, JPEG_QUALITY = 720, 95
 MIRROR = "http://deb.debian.org/debian"
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """Pixels u8 [3,H,W] and what moves in them: below or, for clouds, above a share of the height."""
+
+    name: str
+    pixels: torch.Tensor
+    moves: dict[str, float]
 
 
 def apt_environment(folder: Path, releases: Iterable[str]) -> dict[str, str]:
@@ -71,11 +81,20 @@ def pack(path: Path, some: Iterable[Picture]) -> None:
     logger.info("%d photographs, %.1f MB", len(parts), path.stat().st_size / 1e6)
 
 
-def unpack(path: Path = PACK) -> list[torch.Tensor]:
-    """The packed photographs, u8 [3,H,W] each."""
+def unpack(path: Path = PACK) -> list[Photograph]:
+    """The packed photographs."""
+    moves = {picture.name: picture.moves for picture in TRAINING}
     with np.load(path) as archive:
-        images = [Image.open(io.BytesIO(archive[name].tobytes())) for name in archive.files]
-    return [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images]
+        images = {name: Image.open(io.BytesIO(archive[name].tobytes())) for name in archive.files}
+    return [
+        Photograph(name, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), parse(moves[name]))
+        for name, image in images.items()
+    ]
+
+
+def parse(moves: str) -> dict[str, float]:
+    """`clouds:0.3 water:0.5` as a table."""
+    return {kind: float(line) for kind, line in (entry.split(":") for entry in moves.split())}
 
 
 def main(out: Annotated[Path, typer.Option(help="The pack.")] = PACK) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from . import textures
+from .collect import Photograph
 
 SIDE, STILLS, CLIPS, CLIP_FRAMES = 64, 8, 2, 4
 STRONGEST_SHRINK, PROCEDURAL, POOL, POOL_SIDE = 2.8, 0.12, 24, 192
@@ -17,11 +18,11 @@ FASTEST = 3.0  # pixels a frame
 
 
 class Crops:
-    """Photographs u8 [3,H,W] and a few procedural images beside them."""
+    """Photographs and a few procedural images beside them."""
 
-    def __init__(self, photographs: Sequence[torch.Tensor], seed: int) -> None:
-        self.photographs = photographs
-        rng = np.random.default_rng((3, seed))
+    def __init__(self, photographs: Sequence[Photograph]) -> None:
+        self.photographs = [photograph.pixels for photograph in photographs]
+        rng = np.random.default_rng(3)
         made = [textures.dead_leaves((POOL_SIDE, POOL_SIDE), rng) for _ in range(POOL)]
         self.procedural = [(image * 255).byte() for image in made]
 

@@ -24,6 +24,7 @@ class HasGroups(Protocol):
 
 logger = logging.getLogger(__name__)
 COOLDOWN = 0.25  # the last share of the budget, in which the learning rate falls
+AVERAGED_STEPS = 500
 PAUSE_S = 2.0  # between two looks at the file that pauses a run
 
 
@@ -105,6 +106,11 @@ class Run:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         logger.info("resumed at step %d, minute %.1f", self.step, self.elapsed / 60)
+
+
+def average_of(average: torch.Tensor, weight: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """The next time-average: of the last tenth of the steps, at most of some 500."""
+    return torch.lerp(average, weight, max(1 / AVERAGED_STEPS, 10 / (10 + float(count))))
 
 
 def set_learning_rate(optimizer: HasGroups, run: Run, warmup: int = 40) -> None:

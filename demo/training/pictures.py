@@ -20,7 +20,10 @@ PYTHON = "python"  # the release of those that are no Debian packages
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One photograph inside a package, with its licence and maker; `release` is Debian's."""
+    """One photograph inside a package, with its licence and maker; `release` is Debian's.
+
+    `moves` names what would move in it, `clouds` above and `water` or `leaves` below a share of its height.
+    """
 
     package: str
     release: str
@@ -28,6 +31,7 @@ class Picture:
     licence: str
     source: str
     use: str
+    moves: str
 
     @property
     def name(self) -> str:

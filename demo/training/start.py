@@ -114,30 +114,3 @@ def widen(
         raise ValueError(f"not weights of this autoencoder: {unexpected}")
     whole.register_to_config(scaling_factor=slimmed.config.scaling_factor)
     return whole
-
-
-@torch.no_grad()
-def grow(small: AutoencoderKLTemporalDecoder, large: AutoencoderKLTemporalDecoder) -> None:
-    """Gives `large`, which differs only in having more latent channels, the weights of `small`.
-
-    The first latents stay what they were; the others start nearly unused.
-    """
-    few, many = small.config.latent_channels, large.config.latent_channels
-    weights, fresh = small.state_dict(), large.state_dict()
-    fresh.update({name: weight for name, weight in weights.items() if weight.shape == fresh[name].shape})
-    weight, bias = (
-        torch.randn(2 * many, *weights["encoder.conv_out.weight"].shape[1:]) * 0.02,
-        torch.zeros(2 * many),
-    )
-    weight[many:], bias[many:] = 0, QUIET
-    weight[:few] = weights["encoder.conv_out.weight"][:few]
-    bias[:few] = weights["encoder.conv_out.bias"][:few]
-    fresh["encoder.conv_out.weight"], fresh["encoder.conv_out.bias"] = weight, bias
-    through, shift = torch.eye(2 * many)[..., None, None], torch.zeros(2 * many)
-    through[:few, :few] = weights["quant_conv.weight"][:few, :few]
-    shift[:few] = weights["quant_conv.bias"][:few]
-    fresh["quant_conv.weight"], fresh["quant_conv.bias"] = through, shift
-    reader = torch.randn_like(fresh["decoder.conv_in.weight"]) * 0.02
-    reader[:, :few] = weights["decoder.conv_in.weight"]
-    fresh["decoder.conv_in.weight"] = reader
-    large.load_state_dict(fresh)

@@ -16,20 +16,21 @@ import torch.nn.functional as F  # noqa: N812
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from . import collect, pictures
 from .crops import CLIP_FRAMES, Crops
-from .loop import Run, plot, set_learning_rate
+from .grow import grow
+from .loop import Run, average_of, plot, set_learning_rate
 from .losses import reconstruction_loss
 from .optimizer import MatrixOptimizer
-from .start import grow, slim, straighten, widen
+from .start import slim, straighten, widen
 
 logger = logging.getLogger(__name__)
 CHANNELS, LATENTS = (96, 96, 96), 8
 SIZE = (160, 256)
-REPORT_EVERY, SAVE_EVERY = 25, 25
-MATRIX_RATE, RATE, STRAIGHT_RATE, EMA = 1e-3, 5e-4, 1e-4, 0.99
+REPORT_EVERY, START_BATCHES = 25, 12
+MATRIX_RATE, RATE, STRAIGHT_RATE = 4e-4, 3e-4, 1e-5
 KL_WEIGHT, ANCHOR_WEIGHT, WARPED = 1e-6, 0.1, 0.15
 
 
@@ -83,15 +84,16 @@ def ceiling(vae: nn.Module, picture: torch.Tensor) -> float:
 class Trainer:
     """The autoencoder with its average, its optimizer and the one that it started from."""
 
-    def __init__(self, start: Path | None, device: str) -> None:
+    def __init__(self, start: Path | None, device: str, crops: Crops) -> None:
         self.device, self.anchor = device, None
         whole = new_vae()
         if start is not None:
             small = AutoencoderKLTemporalDecoder.from_pretrained(start).float()
-            grow(small, whole)
+            batches = [crops.stills(np.random.default_rng((4, index))) for index in range(START_BATCHES)]
+            grow(small, whole, torch.cat(batches))
             self.anchor = slim(small).to(device).eval().requires_grad_(False)
         self.vae = slim(whole).to(device).train()
-        self.average = AveragedModel(self.vae, multi_avg_fn=get_ema_multi_avg_fn(EMA))
+        self.average = AveragedModel(self.vae, avg_fn=average_of)
         self.optimizer = MatrixOptimizer(self.vae, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
 
     def loss(self, images: torch.Tensor, frames: int, matrices: torch.Tensor | None):
@@ -144,7 +146,7 @@ class Trainer:
 
 def is_straight(name: str) -> bool:
     """Whether a weight belongs to the path that `straighten` laid, whose biases are large."""
-    names = ("conv_in.", "conv_norm_out.", "conv_out.", "quant_conv.", "samplers.")
+    names = ("coder.conv_in.bias", "conv_norm_out.", "conv_out.", "quant_conv.", "samplers.")
     return any(part in name for part in names)
 
 
@@ -173,9 +175,9 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run, trainer = Run(out, minutes, pause_file), Trainer(start, device)
+    run, crops = Run(out, minutes, pause_file), Crops(collect.unpack())
+    trainer = Trainer(start, device, crops)
     run.load(**trainer.parts())
-    crops = Crops(collect.unpack(), seed=run.step)
     held_out = [fit(picture.load(collect.LONGEST)) for picture in pictures.HELD_OUT]
     for step in run.steps():
         set_learning_rate(trainer.optimizer, run)
