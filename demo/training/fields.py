@@ -98,10 +98,10 @@ def ripple(rng: np.random.Generator, weight: torch.Tensor) -> torch.Tensor:
 
 def sway(rng: np.random.Generator, weight: torch.Tensor) -> torch.Tensor:
     """Leaves in the wind: neighbors swing together, others later; weight f32 [H,W,1]."""
-    phase = 3 * uneven(rng, rng.uniform(25, 80))
-    speed = rng.uniform(0.25, 0.7)
+    phase = 1.5 * uneven(rng, rng.uniform(70, 160))
+    speed = rng.uniform(0.2, 0.5)
     swing = (phase + speed * times()).sin() - phase.sin()
-    return swing * direction(rng) * weight * (1 + 0.5 * uneven(rng, 40)) * 2
+    return swing * direction(rng) * weight * (1 + 0.5 * uneven(rng, 90)) * 3
 
 
 def mean_speed(displacement: torch.Tensor) -> torch.Tensor:

@@ -134,8 +134,9 @@ def particle_scene(rng: np.random.Generator, photographs: Sequence[Photograph]) 
     """Snow falls or sparks rise before a photograph that stands nearly still."""
     seeds = torch.from_numpy(rng.random((1, *CANVAS)).astype(np.float32))
     dots = (seeds > 1 - rng.uniform(0.001, 0.006)).float()
-    blur = int(rng.choice([3, 3, 5]))
-    mask = (F.avg_pool2d(dots[None], blur, 1, blur // 2)[0] * blur**2 * rng.uniform(0.4, 0.9)).clamp(0, 1)
+    for _ in range(int(rng.integers(2, 4))):
+        dots = F.avg_pool2d(dots[None], 3, 1, 1)[0] * 3
+    mask = (dots * rng.uniform(0.4, 0.8)).clamp(0, 1)
     tint = [1.0, 1.0, 1.0] if rng.random() < 0.6 else [1.0, rng.uniform(0.5, 0.9), rng.uniform(0.1, 0.6)]
     upright = fields.vector(
         [rng.uniform(-0.4, 0.4), rng.choice([-1, -1, 1])]
