@@ -18,11 +18,12 @@ import torch
 import typer
 from PIL import Image
 
-from .pictures import ALL, PACKAGES, PYTHON, TRAINING, TRAINING_FOLDER, Picture
+from .pictures import ALL, HELD_OUT, KEPT, PACKAGES, PYTHON, TRAINING, TRAINING_FOLDER, Picture
 
 logger = logging.getLogger(__name__)
 PACK = TRAINING_FOLDER / "state" / "images.npz"
 LONGEST, JPEG_QUALITY = 720, 95
+KEPT_LONGEST, KEPT_QUALITY = 480, 90
 MIRROR = "http://deb.debian.org/debian"
 
 
@@ -81,6 +82,14 @@ def pack(path: Path, some: Iterable[Picture]) -> None:
     logger.info("%d photographs, %.1f MB", len(parts), path.stat().st_size / 1e6)
 
 
+def keep(some: Iterable[Picture]) -> None:
+    """Writes small copies of held-out photographs that Debian's packages ship into `demo/held_out`."""
+    KEPT.mkdir(exist_ok=True)
+    for picture in some:
+        if picture.release != PYTHON and not (KEPT / picture.name).is_file():
+            picture.open(KEPT_LONGEST).save(KEPT / picture.name, "JPEG", quality=KEPT_QUALITY)
+
+
 def unpack(path: Path = PACK) -> list[Photograph]:
     """The packed photographs."""
     moves = {picture.name: picture.moves for picture in TRAINING}
@@ -103,6 +112,7 @@ def main(out: Annotated[Path, typer.Option(help="The pack.")] = PACK) -> None:
     PACKAGES.mkdir(parents=True, exist_ok=True)
     fetch(ALL)
     pack(out, TRAINING)
+    keep(HELD_OUT)
 
 
 if __name__ == "__main__":

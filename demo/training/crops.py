@@ -20,7 +20,8 @@ FASTEST = 3.0  # pixels a frame
 class Crops:
     """Photographs and a few procedural images beside them."""
 
-    def __init__(self, photographs: Sequence[Photograph]) -> None:
+    def __init__(self, photographs: Sequence[Photograph], factor: int = 1) -> None:
+        self.factor = factor  # how many times the batch of a CPU
         self.photographs = [photograph.pixels for photograph in photographs]
         rng = np.random.default_rng(3)
         made = [textures.dead_leaves((POOL_SIDE, POOL_SIDE), rng) for _ in range(POOL)]
@@ -40,8 +41,8 @@ class Crops:
         return textures.recolour(part, rng) if rng.random() < 0.3 else part
 
     def stills(self, rng: np.random.Generator) -> torch.Tensor:
-        """Random parts f32 [STILLS,3,SIDE,SIDE] in -1..1."""
-        return torch.stack([self.part(rng, SIDE) for _ in range(STILLS)]) * 2 - 1
+        """Random parts f32 [STILLS*factor,3,SIDE,SIDE] in -1..1."""
+        return torch.stack([self.part(rng, SIDE) for _ in range(STILLS * self.factor)]) * 2 - 1
 
     def clip(self, rng: np.random.Generator) -> torch.Tensor:
         """One part in front of which another one moves: f32 [CLIP_FRAMES,3,SIDE,SIDE] in 0..1."""
@@ -52,8 +53,8 @@ class Crops:
         return textures.between(behind, front, covered)
 
     def clips(self, rng: np.random.Generator) -> torch.Tensor:
-        """Clips f32 [CLIPS*CLIP_FRAMES,3,SIDE,SIDE] in -1..1."""
-        return torch.cat([self.clip(rng) for _ in range(CLIPS)]) * 2 - 1
+        """Clips f32 [CLIPS*factor*CLIP_FRAMES,3,SIDE,SIDE] in -1..1."""
+        return torch.cat([self.clip(rng) for _ in range(CLIPS * self.factor)]) * 2 - 1
 
 
 def moved(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -35,6 +35,7 @@ class Run:
     out: Path
     minutes: float
     pause_file: Path | None = None
+    by_clock: bool = False
     step: int = 0
     elapsed: float = 0.0
     stopping: bool = False
@@ -50,7 +51,7 @@ class Run:
         """Step numbers, also the seeds of the steps, until the budget is used or SIGTERM or SIGINT comes.
 
         The caller saves after the last one: what a signal ends loses nothing. What counts against the budget
-        is the time that this process computes, not what others take from it.
+        is the time that this process computes, not what others take from it, or the clock's, `by_clock`.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "pid").write_text(str(os.getpid()))
@@ -61,7 +62,8 @@ class Run:
             started, used = time.monotonic(), time.process_time()
             yield self.step
             self.step += 1
-            self.elapsed += min(time.monotonic() - started, time.process_time() - used)
+            passed, computed = time.monotonic() - started, time.process_time() - used
+            self.elapsed += passed if self.by_clock else min(passed, computed)
 
     def stop(self, *_: object) -> None:
         """Ends the run after the current step."""
@@ -96,12 +98,18 @@ class Run:
         torch.save({"step": self.step, "elapsed": self.elapsed, **state}, self.out / "state.part")
         (self.out / "state.part").replace(self.out / "state.pt")
 
+    def finish(self, **parts: Any) -> None:
+        """Reports what is left and saves."""
+        if self.count:
+            self.report()
+        self.save(**parts)
+
     def load(self, **parts: Any) -> None:
         """Resumes from the folder's state, if it has one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         self.step, self.elapsed = state["step"], state["elapsed"]
         for name, part in parts.items():
             part.load_state_dict(state[name])

@@ -1,7 +1,8 @@
 """The freely licensed photographs that training may see, and those that it must never see.
 
 `images.csv` names each with its package, licence and maker. Python packages are found where they are
-installed; Debian's are unpacked by `python -m demo.training.collect`.
+installed; Debian's are unpacked by `python -m demo.training.collect`. Of those, the held-out photographs are
+kept, small, in `demo/held_out`, so that a checkpoint can be judged from a clone.
 """
 
 import csv
@@ -15,6 +16,7 @@ from PIL import Image
 
 TRAINING_FOLDER = Path(__file__).resolve().parent
 PACKAGES = TRAINING_FOLDER / "state" / "packages"
+KEPT = TRAINING_FOLDER.parent / "held_out"
 PYTHON = "python"  # the release of those that are no Debian packages
 
 
@@ -42,6 +44,8 @@ class Picture:
     @property
     def path(self) -> Path:
         """Where the file is on this machine."""
+        if (kept := KEPT / self.name).is_file():
+            return kept
         path = self._installed() if self.release == PYTHON else PACKAGES / self.package / self.file
         if not path.is_file():
             raise FileNotFoundError(f"{self.package} ships {self.file}: python -m demo.training.collect")

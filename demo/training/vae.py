@@ -169,13 +169,14 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    factor: Annotated[int, typer.Option(help="How many times the batch that a CPU is given.")] = 1,
     pause_file: Annotated[Path | None, typer.Option(help="While this file exists, nothing runs.")] = None,
 ) -> None:
     """Trains the autoencoder; run again with the same directory to resume."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run, crops = Run(out, minutes, pause_file), Crops(collect.unpack())
+    run, crops = Run(out, minutes, pause_file, by_clock=device != "cpu"), Crops(collect.unpack(), factor)
     trainer = Trainer(start, device, crops)
     run.load(**trainer.parts())
     held_out = [fit(picture.load(collect.LONGEST)) for picture in pictures.HELD_OUT]
@@ -185,7 +186,7 @@ def train(
         if step % REPORT_EVERY == REPORT_EVERY - 1:
             run.report(**trainer.scores(held_out))
             run.save(**trainer.parts())
-    run.save(**trainer.parts())
+    run.finish(**trainer.parts())
     finish(trainer.average.module, crops).save_pretrained(out / "vae")
     plot(out / "losses.csv", out / "losses.png")
 
