@@ -1,7 +1,8 @@
 """More latent channels for a trained autoencoder, without losing what it can do.
 
 The first latents stay what they were. The new ones start as what a linear code of 4x4 pixels would add to
-them (principal components of what is left), read out of the encoder's features by least squares.
+them (principal components of what is left), read out of the encoder's features by least squares; the decoder
+doesn't read them yet.
 """
 
 import torch
@@ -11,7 +12,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from .start import QUIET
 
 FACTOR, RIDGE = 4, 1e-3
-STRENGTH, READER_STD = 0.7, 0.02  # of the new latents; of the weights that read them
+STRENGTH = 0.7  # the standard deviation of the new latents
 
 
 def features(vae: AutoencoderKLTemporalDecoder, images: torch.Tensor) -> torch.Tensor:
@@ -64,5 +65,5 @@ def grow(
     fresh["quant_conv.weight"][:few, :few] = known["quant_conv.weight"][:few, :few]
     fresh["quant_conv.bias"].zero_()[:few] = known["quant_conv.bias"][:few]
     reader = fresh["decoder.conv_in.weight"]
-    reader.normal_(std=READER_STD)[:, :few] = known["decoder.conv_in.weight"]
+    reader.zero_()[:, :few] = known["decoder.conv_in.weight"]
     large.load_state_dict(fresh)

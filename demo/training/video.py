@@ -25,7 +25,7 @@ from .start import slim
 logger = logging.getLogger(__name__)
 SIGMA_MEAN, SIGMA_STD = 1.0, 1.8  # of ln sigma
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
-MATRIX_RATE, RATE, STRAIGHT_RATE = 2e-3, 1e-3, 1e-4
+MATRIX_RATE, RATE, STRAIGHT_RATE = 1e-3, 5e-4, 5e-5
 WINDOW, REGION, WHOLE = (16, 24), (24, 36), (40, 64)
 WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 800, 4
 REPORT_EVERY = 25
