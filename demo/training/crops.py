@@ -13,7 +13,10 @@ from . import textures
 from .collect import Photograph
 
 SIDE, STILLS, CLIPS, CLIP_FRAMES = 64, 8, 2, 4
-STRONGEST_SHRINK, PROCEDURAL, POOL, POOL_SIDE = 2.8, 0.12, 24, 192
+# GroupNorm and attention see another world in a small part than in a whole frame: train on both.
+SIZES = ((SIDE, SIDE), (128, 128), (160, 256))
+STRONGEST_SHRINK, SHRINKS = 2.8, (0.4, 1.0)  # of packed photographs; 2.8 makes a whole one a frame
+PROCEDURAL, POOL, POOL_SIDE = 0.08, 24, 192
 FASTEST = 3.0  # pixels a frame
 
 
@@ -27,26 +30,28 @@ class Crops:
         made = [textures.dead_leaves((POOL_SIDE, POOL_SIDE), rng) for _ in range(POOL)]
         self.procedural = [(image * 255).byte() for image in made]
 
-    def part(self, rng: np.random.Generator, side: int) -> torch.Tensor:
-        """A random square part, perhaps mirrored, turned and recoloured: f32 [3,side,side] in 0..1."""
+    def part(self, rng: np.random.Generator, size: tuple[int, int]) -> torch.Tensor:
+        """A random part, perhaps mirrored and recoloured: f32 [3,*size] in 0..1."""
         source = self.procedural if rng.random() < PROCEDURAL else self.photographs
         image = source[rng.integers(len(source))]
-        largest = min(image.shape[1:])
-        wide = min(int(side * STRONGEST_SHRINK ** rng.uniform(0, 1)), largest)
-        top, left = (int(rng.integers(length - wide + 1)) for length in image.shape[1:])
-        part = image[None, :, top : top + wide, left : left + wide].float() / 255
-        part = F.interpolate(part, size=(side, side), mode="bilinear", antialias=True)[0]
+        largest = min(have / want for have, want in zip(image.shape[1:], size, strict=True))
+        shrink = min(STRONGEST_SHRINK * rng.uniform(*SHRINKS), largest)
+        tall, wide = (int(side * shrink) for side in size)
+        top, left = int(rng.integers(image.shape[1] - tall + 1)), int(rng.integers(image.shape[2] - wide + 1))
+        part = image[None, :, top : top + tall, left : left + wide].float() / 255
+        part = F.interpolate(part, size=size, mode="bilinear", antialias=True)[0]
         part = part.flip(2) if rng.random() < 0.5 else part
-        part = part.transpose(1, 2) if rng.random() < 0.2 else part
         return textures.recolour(part, rng) if rng.random() < 0.3 else part
 
-    def stills(self, rng: np.random.Generator) -> torch.Tensor:
-        """Random parts f32 [STILLS*factor,3,SIDE,SIDE] in -1..1."""
-        return torch.stack([self.part(rng, SIDE) for _ in range(STILLS * self.factor)]) * 2 - 1
+    def stills(self, rng: np.random.Generator, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Random parts f32 [N,3,h,w] in -1..1 of a size, random by default; always about as many pixels."""
+        size = size or SIZES[rng.integers(len(SIZES))]
+        count = max(1, STILLS * SIDE**2 // (size[0] * size[1])) * self.factor
+        return torch.stack([self.part(rng, size) for _ in range(count)]) * 2 - 1
 
     def clip(self, rng: np.random.Generator) -> torch.Tensor:
         """One part in front of which another one moves: f32 [CLIP_FRAMES,3,SIDE,SIDE] in 0..1."""
-        behind, front = (moved(self.part(rng, SIDE + 16), rng) for _ in range(2))
+        behind, front = (moved(self.part(rng, (SIDE + 16, SIDE + 16)), rng) for _ in range(2))
         centre = rng.uniform(16, SIDE), rng.uniform(16, SIDE)
         mask = textures.outline((SIDE + 16, SIDE + 16), rng, rng.uniform(8, 26), centre)
         covered = moved(mask, rng) if rng.random() < 0.5 else torch.zeros(1)

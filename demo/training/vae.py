@@ -28,7 +28,7 @@ from .start import slim, straighten, widen
 
 logger = logging.getLogger(__name__)
 CHANNELS, LATENTS = (96, 96, 96), 8
-SIZE = (160, 256)
+SIZE, SMALL = (160, 256), (64, 64)
 REPORT_EVERY, START_BATCHES = 25, 12
 MATRIX_RATE, RATE, STRAIGHT_RATE = 4e-4, 3e-4, 1e-5
 KL_WEIGHT, ANCHOR_WEIGHT, WARPED = 1e-6, 0.1, 0.15
@@ -89,7 +89,7 @@ class Trainer:
         whole = new_vae()
         if start is not None:
             small = AutoencoderKLTemporalDecoder.from_pretrained(start).float()
-            batches = [crops.stills(np.random.default_rng((4, index))) for index in range(START_BATCHES)]
+            batches = [crops.stills(np.random.default_rng((4, n)), SMALL) for n in range(START_BATCHES)]
             grow(small, whole, torch.cat(batches))
             self.anchor = slim(small).to(device).eval().requires_grad_(False)
         self.vae = slim(whole).to(device).train()
@@ -139,8 +139,7 @@ class Trainer:
     def scores(self, held_out: list[torch.Tensor]) -> dict[str, float]:
         """Mean and worst PSNR of the averaged weights on photographs that training never sees."""
         model = self.average.module.eval()
-        with torch.autocast(self.device, torch.bfloat16):
-            values = [ceiling(model, picture.to(self.device)) for picture in held_out]
+        values = [ceiling(model, picture.to(self.device)) for picture in held_out]
         return {"held_out_mean": sum(values) / len(values), "held_out_worst": min(values)}
 
 
@@ -154,7 +153,7 @@ def is_straight(name: str) -> bool:
 def finish(vae: nn.Module, crops: Crops) -> AutoencoderKLTemporalDecoder:
     """The whole autoencoder, with 1/std of its latents in the config."""
     vae = vae.eval().cpu()
-    batches = [crops.stills(np.random.default_rng((2, index))) for index in range(8)]
+    batches = [crops.stills(np.random.default_rng((2, index)), SMALL) for index in range(8)]
     latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     logger.info("latents: mean %s std %s", latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist())
