@@ -61,15 +61,6 @@ def encode(vae: AutoencoderKLTemporalDecoder, clip: scenes.Clip, rng: np.random.
     return Encoded(scaled, latents[0].half(), picture, speed, strength)
 
 
-def cut(clip: scenes.Clip, region: tuple[int, int], rng: np.random.Generator) -> scenes.Clip:
-    """A random part of a clip, `region` latents large."""
-    rows, columns = (side * FACTOR for side in region)
-    top = FACTOR * rng.integers((clip.frames.shape[2] - rows) // FACTOR + 1)
-    left = FACTOR * rng.integers((clip.frames.shape[3] - columns) // FACTOR + 1)
-    window = (slice(top, top + rows), slice(left, left + columns))
-    return scenes.Clip(clip.frames[:, :, *window], clip.speed[window], clip.bucket, clip.kind)
-
-
 def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> Encoded:
     """A random window of `rows` x `columns` latents."""
     top = rng.integers(item.latents.shape[2] - rows + 1)
@@ -88,14 +79,13 @@ def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> En
 
 
 class Seeds(Dataset[scenes.Clip]):
-    """The clip of each seed, cut to a random `region` of latents."""
+    """The clip of each seed."""
 
-    def __init__(self, photographs: Sequence[Photograph], region: tuple[int, int]) -> None:
-        self.photographs, self.region = photographs, region
+    def __init__(self, photographs: Sequence[Photograph]) -> None:
+        self.photographs = photographs
 
     def __getitem__(self, seed: int) -> scenes.Clip:
-        clip = scenes.make_clip(seed, self.photographs)
-        return cut(clip, self.region, np.random.default_rng((4, seed)))
+        return scenes.make_clip(seed, self.photographs)
 
 
 class ClipBuffer:
@@ -113,13 +103,11 @@ class ClipBuffer:
         self.items: list[Encoded] = []
         self.coming: Iterator[tuple[int, scenes.Clip]] = iter(())
 
-    def start(self, first_seed: int, region: tuple[int, int]) -> None:
-        """From now on, clips of seeds from `first_seed` on, cut to `region`; those of another size go."""
+    def start(self, first_seed: int) -> None:
+        """The next clips are those of seeds from `first_seed` on."""
         seeds = range(first_seed, first_seed + MANY)
-        loader = DataLoader(
-            Seeds(self.photographs, region), batch_size=None, sampler=seeds, num_workers=self.workers
-        )
-        self.items, self.coming = [], zip(seeds, loader, strict=True)
+        loader = DataLoader(Seeds(self.photographs), None, sampler=seeds, num_workers=self.workers)
+        self.coming = zip(seeds, loader, strict=True)
 
     def add(self) -> None:
         """Encodes and keeps the next clip; the oldest one goes."""

@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 SIGMA_MEAN, SIGMA_STD = 1.0, 1.8  # of ln sigma
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
 MATRIX_RATE, RATE, STRAIGHT_RATE = 1e-3, 5e-4, 5e-5
-WINDOW, REGION, WHOLE = (16, 24), (24, 36), (40, 64)
-WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 800, 4
+WINDOW, WHOLE, WHOLE_SHARE = (16, 24), (40, 64), 0.25
+WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 1, 8, 400, 4
 REPORT_EVERY = 25
-SHORT, SHORT_SHARE = 8, 0.5  # in the phase of windows, batches that hold only the first frames
+SHORT, SHORT_SHARE = 8, 0.5  # of the batches of windows, those that hold only the first frames
 FIRST_SEED = 500_000_000
 
 
@@ -74,26 +74,24 @@ def empty_buffer(vae: Path, device: str, workers: int) -> ClipBuffer:
 
 
 class Curriculum:
-    """Windows of few frames first, whole clips later."""
+    """Mostly windows, some of few frames, then whole clips."""
 
-    def __init__(self, clips: ClipBuffer, factor: int) -> None:
+    def __init__(self, clips: ClipBuffer, factor: int, first_step: int) -> None:
         self.clips, self.factor = clips, factor
-        self.whole: bool | None = None
+        clips.start(FIRST_SEED + first_step * factor)
+        for _ in range(FIRST_CLIPS * factor):
+            clips.add()
 
-    def batch(self, step: int, whole: bool) -> Batch:
-        """The batch of a step; makes new clips when it is time."""
-        if whole is not self.whole:
-            self.whole = whole
-            self.clips.start(FIRST_SEED + step * self.factor, WHOLE if whole else REGION)
-            for _ in range(FIRST_CLIPS * self.factor):
-                self.clips.add()
+    def batch(self, step: int, whole_share: float) -> Batch:
+        """The batch of a step, of whole clips with some probability; makes new clips when it is time."""
         if step % STEPS_A_CLIP == 0:
             for _ in range(self.factor):
                 self.clips.add()
         rng = np.random.default_rng((3, step))
-        frames = SHORT if not whole and rng.random() < SHORT_SHARE else FRAMES
-        size = WHOLES_A_STEP if whole else WINDOWS_A_STEP
-        return self.clips.batch(size * self.factor, WHOLE if whole else WINDOW, frames, rng)
+        if rng.random() < whole_share:
+            return self.clips.batch(WHOLES_A_STEP * self.factor, WHOLE, FRAMES, rng)
+        frames = SHORT if rng.random() < SHORT_SHARE else FRAMES
+        return self.clips.batch(WINDOWS_A_STEP * self.factor, WINDOW, frames, rng)
 
 
 def is_straight(name: str) -> bool:
@@ -138,7 +136,7 @@ def train(
     vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
     out: Annotated[Path, typer.Option(help="Directory for states, log and result.")],
     minutes: Annotated[float, typer.Option(help="Budget of computing time.")] = 60,
-    windows_until: Annotated[float, typer.Option(help="Share of the budget spent on windows.")] = 0.7,
+    windows_until: Annotated[float, typer.Option(help="Share of the budget with windows.")] = 0.7,
     start: Annotated[Path | None, typer.Option(help="A checkpoint with fewer latents to start from.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -155,10 +153,10 @@ def train(
     run.load(**trainer.parts())
     if compiled:
         trainer.denoiser.unet.compile()
-    curriculum = Curriculum(empty_buffer(vae, device, workers), factor)
+    curriculum = Curriculum(empty_buffer(vae, device, workers), factor, run.step)
     for step in run.steps():
         set_learning_rate(trainer.optimizer, run)
-        batch = curriculum.batch(step, whole=run.share >= windows_until)
+        batch = curriculum.batch(step, WHOLE_SHARE if run.share < windows_until else 1.0)
         log_losses(run, *trainer.step(batch, step))
         if step % REPORT_EVERY == REPORT_EVERY - 1:
             run.report()
