@@ -25,6 +25,7 @@ class HasGroups(Protocol):
 logger = logging.getLogger(__name__)
 COOLDOWN = 0.25  # the last share of the budget, in which the learning rate falls
 AVERAGED_STEPS = 500
+REPORT_S = 20.0
 PAUSE_S = 2.0  # between two looks at the file that pauses a run
 
 
@@ -38,6 +39,7 @@ class Run:
     by_clock: bool = False
     step: int = 0
     elapsed: float = 0.0
+    reported: float = 0.0
     stopping: bool = False
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
@@ -80,8 +82,14 @@ class Run:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    @property
+    def report_is_due(self) -> bool:
+        """Whether the last report is long ago."""
+        return self.elapsed - self.reported >= REPORT_S
+
     def report(self, **extra: float) -> None:
         """Writes the mean losses since the last report to `losses.csv` and to the log."""
+        self.reported = self.elapsed
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
         row = {"step": self.step, "minutes": self.elapsed / 60, **means, **extra}
         path, fresh = self.out / "losses.csv", not (self.out / "losses.csv").exists()
@@ -111,6 +119,7 @@ class Run:
             return
         state = torch.load(path, weights_only=True, map_location="cpu")
         self.step, self.elapsed = state["step"], state["elapsed"]
+        self.reported = self.elapsed
         for name, part in parts.items():
             part.load_state_dict(state[name])
         logger.info("resumed at step %d, minute %.1f", self.step, self.elapsed / 60)

@@ -29,7 +29,7 @@ from .start import slim, straighten, widen
 logger = logging.getLogger(__name__)
 CHANNELS, LATENTS = (96, 96, 96), 8
 SIZE, SMALL = (160, 256), (64, 64)
-REPORT_EVERY, START_BATCHES = 25, 12
+START_BATCHES = 12
 MATRIX_RATE, RATE, STRAIGHT_RATE = 4e-4, 3e-4, 1e-5
 KL_WEIGHT, ANCHOR_WEIGHT, WARPED = 1e-6, 0.1, 0.15
 
@@ -182,7 +182,7 @@ def train(
     for step in run.steps():
         set_learning_rate(trainer.optimizer, run)
         run.add(**trainer.step(crops, step))
-        if step % REPORT_EVERY == REPORT_EVERY - 1:
+        if run.report_is_due:
             run.report(**trainer.scores(held_out))
             run.save(**trainer.parts())
     run.finish(**trainer.parts())

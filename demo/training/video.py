@@ -28,7 +28,6 @@ DROPPED = 0.12  # share of steps without image condition, for classifier-free gu
 MATRIX_RATE, RATE, STRAIGHT_RATE = 1e-3, 5e-4, 5e-5
 WINDOW, WHOLE, WHOLE_SHARE = (16, 24), (40, 64), 0.25
 WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 1, 8, 400, 4
-REPORT_EVERY = 25
 SHORT, SHORT_SHARE = 8, 0.5  # of the batches of windows, those that hold only the first frames
 FIRST_SEED = 500_000_000
 
@@ -158,7 +157,7 @@ def train(
         set_learning_rate(trainer.optimizer, run)
         batch = curriculum.batch(step, WHOLE_SHARE if run.share < windows_until else 1.0)
         log_losses(run, *trainer.step(batch, step))
-        if step % REPORT_EVERY == REPORT_EVERY - 1:
+        if run.report_is_due:
             run.report()
             run.save(**trainer.parts())
     run.finish(**trainer.parts())

@@ -110,6 +110,17 @@ def test_a_run_stops_when_its_budget_is_used(tmp_path):
     assert list(Run(tmp_path, minutes=1, elapsed=60.0).steps()) == []
 
 
+def test_reports_are_due_by_time(tmp_path):
+    run = Run(tmp_path, minutes=1)
+    run.add(loss=2.0)
+    assert not run.report_is_due
+    run.elapsed = 25.0
+    assert run.report_is_due
+    run.report()
+    assert not run.report_is_due
+    assert (tmp_path / "losses.csv").read_text().splitlines()[1].endswith(",2")
+
+
 def test_a_signal_ends_a_run_after_its_step(tmp_path):
     run, before = Run(tmp_path, minutes=1), signal.getsignal(signal.SIGTERM)
     taken = []

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 np = pytest.importorskip("numpy")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from demo.training import motion, pictures, scenes, textures  # noqa: E402
+from demo.training import crops, motion, pictures, scenes, textures  # noqa: E402
 from demo.training.collect import Photograph, parse  # noqa: E402
 
 
@@ -92,3 +92,18 @@ def test_dead_leaves_fill_the_range_without_leaving_it():
     picture = textures.dead_leaves((64, 80), np.random.default_rng(0))
     assert picture.shape == (3, 64, 80)
     assert 0 <= float(picture.min()) < 0.4 < float(picture.max()) <= 1
+
+
+def test_parts_of_every_size_have_about_as_many_pixels():
+    made = crops.Crops(lake())
+    for size in crops.SIZES:
+        batch = made.stills(np.random.default_rng(0), size)
+        assert batch.shape[2:] == size
+        assert 0.5 < batch[:, 0].numel() / (crops.STILLS * crops.SIDE**2) < 1.5
+        assert batch.min() >= -1 and batch.max() <= 1
+
+
+def test_clips_move():
+    clip = crops.Crops(lake()).clips(np.random.default_rng(0))
+    assert clip.shape == (crops.CLIPS * crops.CLIP_FRAMES, 3, crops.SIDE, crops.SIDE)
+    assert not torch.equal(clip[0], clip[crops.CLIP_FRAMES - 1])
