@@ -88,9 +88,11 @@ class Run:
         return self.elapsed - self.reported >= REPORT_S
 
     def report(self, **extra: float) -> None:
-        """Writes the mean losses since the last report to `losses.csv` and to the log."""
+        """Writes the mean losses since the last report, if any, to `losses.csv` and to the log."""
+        if not self.count:
+            return
         self.reported = self.elapsed
-        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
+        means = {name: total / self.count for name, total in self.sums.items()}
         row = {"step": self.step, "minutes": self.elapsed / 60, **means, **extra}
         path, fresh = self.out / "losses.csv", not (self.out / "losses.csv").exists()
         with path.open("a", newline="") as file:
@@ -105,12 +107,6 @@ class Run:
         state = {name: part.state_dict() for name, part in parts.items()}
         torch.save({"step": self.step, "elapsed": self.elapsed, **state}, self.out / "state.part")
         (self.out / "state.part").replace(self.out / "state.pt")
-
-    def finish(self, **parts: Any) -> None:
-        """Reports what is left and saves."""
-        if self.count:
-            self.report()
-        self.save(**parts)
 
     def load(self, **parts: Any) -> None:
         """Resumes from the folder's state, if it has one."""

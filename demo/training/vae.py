@@ -185,7 +185,8 @@ def train(
         if run.report_is_due:
             run.report(**trainer.scores(held_out))
             run.save(**trainer.parts())
-    run.finish(**trainer.parts())
+    run.report(**trainer.scores(held_out))
+    run.save(**trainer.parts())
     finish(trainer.average.module, crops).save_pretrained(out / "vae")
     plot(out / "losses.csv", out / "losses.png")
 

@@ -160,7 +160,8 @@ def train(
         if run.report_is_due:
             run.report()
             run.save(**trainer.parts())
-    run.finish(**trainer.parts())
+    run.report()
+    run.save(**trainer.parts())
     plot(out / "losses.csv", out / "losses.png")
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("cv2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from demo.training import measure  # noqa: E402
+
 from zoetrope_bench import demo_page, demo_quality  # noqa: E402
 from zoetrope_bench.demo_videos import Subject  # noqa: E402
 

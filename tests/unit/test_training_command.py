@@ -10,10 +10,9 @@ diffusers = pytest.importorskip("diffusers")
 np = pytest.importorskip("numpy")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from PIL import Image  # noqa: E402
-
 from demo.training import __main__ as command  # noqa: E402
 from demo.training import collect  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 @pytest.mark.full
