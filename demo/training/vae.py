@@ -96,7 +96,9 @@ class Trainer:
         self.average = AveragedModel(self.vae, avg_fn=average_of)
         self.optimizer = MatrixOptimizer(self.vae, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
 
-    def loss(self, images: torch.Tensor, frames: int, matrices: torch.Tensor | None):
+    def loss(
+        self, images: torch.Tensor, frames: int, matrices: torch.Tensor | None
+    ) -> tuple[torch.Tensor, float]:
         """The loss of a batch f32 [B,3,H,W] in -1..1, of clips of `frames`, and its mean squared error."""
         with torch.autocast(self.device, torch.bfloat16):
             posterior = self.vae.encode(images).latent_dist
