@@ -152,13 +152,14 @@ def is_straight(name: str) -> bool:
 
 
 @torch.no_grad()
-def finish(vae: nn.Module, crops: Crops) -> AutoencoderKLTemporalDecoder:
-    """The whole autoencoder, with 1/std of its latents in the config."""
-    vae = vae.eval().cpu()
+def finish(trainer: Trainer, crops: Crops) -> AutoencoderKLTemporalDecoder:
+    """The whole autoencoder; its config holds 1/std of its latents, or the factor of the one it started from."""
+    vae = trainer.average.module.eval().cpu()
     batches = [crops.stills(np.random.default_rng((2, index)), SMALL) for index in range(8)]
     latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
-    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     logger.info("latents: mean %s std %s", latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist())
+    factor = float(1 / latents.std()) if trainer.anchor is None else trainer.anchor.config.scaling_factor
+    vae.register_to_config(scaling_factor=round(factor, 4))
     return widen(vae, new_vae())
 
 
@@ -189,7 +190,7 @@ def train(
             run.save(**trainer.parts())
     run.report(**trainer.scores(held_out))
     run.save(**trainer.parts())
-    finish(trainer.average.module, crops).save_pretrained(out / "vae")
+    finish(trainer, crops).save_pretrained(out / "vae")
     plot(out / "losses.csv", out / "losses.png")
 
 
