@@ -153,7 +153,7 @@ def is_straight(name: str) -> bool:
 
 @torch.no_grad()
 def finish(trainer: Trainer, crops: Crops) -> AutoencoderKLTemporalDecoder:
-    """The whole autoencoder; its config holds 1/std of its latents, or the factor of the one it started from."""
+    """The whole autoencoder; its scaling factor is 1/std of its latents, or that of its start."""
     vae = trainer.average.module.eval().cpu()
     batches = [crops.stills(np.random.default_rng((2, index)), SMALL) for index in range(8)]
     latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
