@@ -23,11 +23,11 @@ FASTEST = 3.0  # pixels a frame
 class Crops:
     """Photographs and a few procedural images beside them."""
 
-    def __init__(self, photographs: Sequence[Photograph], factor: int = 1) -> None:
+    def __init__(self, photographs: Sequence[Photograph], factor: int = 1, pool: int = POOL) -> None:
         self.factor = factor  # how many times the batch of a CPU
         self.photographs = [photograph.pixels for photograph in photographs]
         rng = np.random.default_rng(3)
-        made = [textures.dead_leaves((POOL_SIDE, POOL_SIDE), rng) for _ in range(POOL)]
+        made = [textures.dead_leaves((POOL_SIDE, POOL_SIDE), rng) for _ in range(pool)]
         self.procedural = [(image * 255).byte() for image in made]
 
     def part(self, rng: np.random.Generator, size: tuple[int, int]) -> torch.Tensor:

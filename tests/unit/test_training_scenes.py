@@ -95,15 +95,15 @@ def test_dead_leaves_fill_the_range_without_leaving_it():
 
 
 def test_parts_of_every_size_have_about_as_many_pixels():
-    made = crops.Crops(lake())
+    made = crops.Crops(lake(), pool=1)
     for size in crops.SIZES:
         batch = made.stills(np.random.default_rng(0), size)
         assert batch.shape[2:] == size
         assert 0.5 < batch[:, 0].numel() / (crops.STILLS * crops.SIDE**2) < 1.5
-        assert batch.min() >= -1 and batch.max() <= 1
+        assert float(batch.abs().max()) == pytest.approx(1, abs=0.2)
 
 
 def test_clips_move():
-    clip = crops.Crops(lake()).clips(np.random.default_rng(0))
+    clip = crops.Crops(lake(), pool=1).clips(np.random.default_rng(0))
     assert clip.shape == (crops.CLIPS * crops.CLIP_FRAMES, 3, crops.SIDE, crops.SIDE)
     assert not torch.equal(clip[0], clip[crops.CLIP_FRAMES - 1])
