@@ -21,7 +21,9 @@ def train(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that make clips.")] = 0,
     factor: Annotated[int, typer.Option(help="How many times the batch that a CPU is given.")] = 1,
-    start: Annotated[Path | None, typer.Option(help="A checkpoint of fewer latents to start from.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A trained checkpoint, also one with fewer latents.")
+    ] = None,
     pause_file: Annotated[Path | None, typer.Option(help="While this file exists, nothing runs.")] = None,
 ) -> None:
     """Trains both phases and returns the checkpoint, whole and in pieces."""

@@ -85,16 +85,26 @@ class Trainer:
     """The autoencoder with its average, its optimizer and the one that it started from."""
 
     def __init__(self, start: Path | None, device: str, crops: Crops) -> None:
-        self.device, self.anchor = device, None
+        self.device, self.anchor, self.factor = device, None, None
         whole = new_vae()
         if start is not None:
-            small = AutoencoderKLTemporalDecoder.from_pretrained(start).float()
-            batches = [crops.stills(np.random.default_rng((4, n)), SMALL) for n in range(START_BATCHES)]
-            grow(small, whole, torch.cat(batches))
-            self.anchor = slim(small).to(device).eval().requires_grad_(False)
+            known = AutoencoderKLTemporalDecoder.from_pretrained(start).float()
+            self.factor = known.config.scaling_factor
+            self.begin(whole, known, crops)
         self.vae = slim(whole).to(device).train()
         self.average = AveragedModel(self.vae, avg_fn=average_of)
         self.optimizer = MatrixOptimizer(self.vae, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
+
+    def begin(
+        self, whole: AutoencoderKLTemporalDecoder, known: AutoencoderKLTemporalDecoder, crops: Crops
+    ) -> None:
+        """Takes over a trained autoencoder; the latents of one with fewer are held where they are."""
+        if known.config.latent_channels == LATENTS:
+            whole.load_state_dict(known.state_dict())
+            return
+        batches = [crops.stills(np.random.default_rng((4, n)), SMALL) for n in range(START_BATCHES)]
+        grow(known, whole, torch.cat(batches))
+        self.anchor = slim(known).to(self.device).eval().requires_grad_(False)
 
     def loss(
         self, images: torch.Tensor, frames: int, matrices: torch.Tensor | None
@@ -158,7 +168,7 @@ def finish(trainer: Trainer, crops: Crops) -> AutoencoderKLTemporalDecoder:
     batches = [crops.stills(np.random.default_rng((2, index)), SMALL) for index in range(8)]
     latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
     logger.info("latents: mean %s std %s", latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist())
-    factor = float(1 / latents.std()) if trainer.anchor is None else trainer.anchor.config.scaling_factor
+    factor = float(1 / latents.std()) if trainer.factor is None else trainer.factor
     vae.register_to_config(scaling_factor=round(factor, 4))
     return widen(vae, new_vae())
 
@@ -167,7 +177,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory for states, log and result.")],
     minutes: Annotated[float, typer.Option(help="Budget of computing time.")] = 60,
     start: Annotated[
-        Path | None, typer.Option(help="An autoencoder with fewer latents to start from.")
+        Path | None, typer.Option(help="A trained autoencoder, also one with fewer latents.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,

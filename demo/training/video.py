@@ -136,7 +136,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory for states, log and result.")],
     minutes: Annotated[float, typer.Option(help="Budget of computing time.")] = 60,
     windows_until: Annotated[float, typer.Option(help="Share of the budget with windows.")] = 0.7,
-    start: Annotated[Path | None, typer.Option(help="A checkpoint with fewer latents to start from.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A trained checkpoint, also one with fewer latents.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that make clips; 0 makes them in this one.")] = 0,
