@@ -9,7 +9,7 @@ SPACE := $(subst ,, )
 CLIENT := .venv-client
 WORKERS ?= 3
 
-.PHONY: help demo check lint types test test-client test-full gpu full-size performance policy tools clean
+.PHONY: help demo demo-quality check lint types test test-client test-full gpu full-size performance policy tools clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.serve  ## A photo in, a video out, through the real server: out/demo.mp4
 	$(BIN)/python demo/run.py
+
+demo-quality: $(VENV)/.dev  ## Judges the demo checkpoint on 16 unseen images: out/quality/index.html
+	$(BIN)/python -m zoetrope_bench.demo_quality --out out/quality
 
 check: lint types test-client test  ## What CI runs
 

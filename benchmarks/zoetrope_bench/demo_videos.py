@@ -34,11 +34,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A held-out picture u8 [H,W,3]; procedural ones have the truth u8 [F,H,W,3] beside them."""
+    """A held-out image u8 [H,W,3]."""
 
     name: str
     picture: Frames
-    truth: Frames | None = None
 
 
 Generate = Callable[[Subject, Settings], Frames]

@@ -4,32 +4,35 @@ Encoding a clip costs about as much as a training step on it, so each is used se
 another crop, noise level and noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKLTemporalDecoder
+from torch.utils.data import DataLoader, Dataset
 
 from . import scenes
+from .collect import Photograph
 from .motion import bucket_of
 
 FACTOR = 4
 STRONGEST_AUGMENTATION = 0.12
+MANY = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An encoded clip.
 
-    Latents f16 [F,4,h,w] (scaled), image latents f16 [4,h,w] (not scaled), picture u8 [3,H,W], flow [h,w,2].
+    Latents f16 [F,C,h,w] (scaled), image latents f16 [C,h,w] (not scaled), picture u8 [3,H,W], speed [h,w].
     """
 
     latents: torch.Tensor
     image_latents: torch.Tensor
     picture: torch.Tensor
-    flow: torch.Tensor
+    speed: torch.Tensor
     augmentation: float
 
 
@@ -52,19 +55,10 @@ def encode(vae: AutoencoderKLTemporalDecoder, clip: scenes.Clip, rng: np.random.
     stacked = torch.cat([frames[:1] + strength * noise, frames]).to(vae.device)
     with torch.autocast(vae.device.type, torch.bfloat16):
         latents = vae.encode(stacked).latent_dist.mode().float().cpu()
-    flow = F.avg_pool2d(clip.flow.permute(2, 0, 1), FACTOR).permute(1, 2, 0)
+    speed = F.avg_pool2d(clip.speed[None], FACTOR)[0]
     picture = (clip.frames[0] * 255).byte()
     scaled = (latents[1:] * vae.config.scaling_factor).half()
-    return Encoded(scaled, latents[0].half(), picture, flow, strength)
-
-
-def cut(clip: scenes.Clip, region: tuple[int, int], rng: np.random.Generator) -> scenes.Clip:
-    """A random part of a clip, `region` latents large."""
-    rows, columns = (side * FACTOR for side in region)
-    top = FACTOR * rng.integers((clip.frames.shape[2] - rows) // FACTOR + 1)
-    left = FACTOR * rng.integers((clip.frames.shape[3] - columns) // FACTOR + 1)
-    window = (slice(top, top + rows), slice(left, left + columns))
-    return scenes.Clip(clip.frames[:, :, *window], clip.flow[window], clip.bucket, clip.kind)
+    return Encoded(scaled, latents[0].half(), picture, speed, strength)
 
 
 def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> Encoded:
@@ -75,36 +69,56 @@ def crop(item: Encoded, rows: int, columns: int, rng: np.random.Generator) -> En
     pixels = tuple(
         slice(side * FACTOR, (side + size) * FACTOR) for side, size in ((top, rows), (left, columns))
     )
-    flow = item.flow[window[1], window[2]]
     return Encoded(
         item.latents[window],
         item.image_latents[window],
         item.picture[(..., *pixels)],
-        flow,
+        item.speed[window],
         item.augmentation,
     )
 
 
+class Seeds(Dataset[scenes.Clip]):
+    """The clip of each seed."""
+
+    def __init__(self, photographs: Sequence[Photograph]) -> None:
+        self.photographs = photographs
+
+    def __getitem__(self, seed: int) -> scenes.Clip:
+        return scenes.make_clip(seed, self.photographs)
+
+
 class ClipBuffer:
-    """The newest `capacity` clips, encoded."""
+    """The newest `capacity` clips, encoded; `workers` processes make the next ones meanwhile."""
 
     def __init__(
-        self, vae: AutoencoderKLTemporalDecoder, photographs: Sequence[torch.Tensor], capacity: int
+        self,
+        vae: AutoencoderKLTemporalDecoder,
+        photographs: Sequence[Photograph],
+        capacity: int,
+        workers: int,
     ) -> None:
-        self.vae, self.photographs, self.capacity = vae, photographs, capacity
+        self.vae, self.photographs = vae, photographs
+        self.capacity, self.workers = capacity, workers
         self.items: list[Encoded] = []
+        self.coming: Iterator[tuple[int, scenes.Clip]] = iter(())
 
-    def add(self, seed: int, region: tuple[int, int]) -> None:
-        """Makes, encodes and keeps a `region` (in latents) of the clip of a seed; the oldest one goes."""
-        clip = cut(scenes.make_clip(seed, self.photographs), region, np.random.default_rng((4, seed)))
+    def start(self, first_seed: int) -> None:
+        """The next clips are those of seeds from `first_seed` on."""
+        seeds = range(first_seed, first_seed + MANY)
+        loader = DataLoader(Seeds(self.photographs), None, sampler=seeds, num_workers=self.workers)
+        self.coming = zip(seeds, loader, strict=True)
+
+    def add(self) -> None:
+        """Encodes and keeps the next clip; the oldest one goes."""
+        seed, clip = next(self.coming)
         self.items.append(encode(self.vae, clip, np.random.default_rng((2, seed))))
         del self.items[: -self.capacity]
 
     def batch(self, size: int, shape: tuple[int, int], frames: int, rng: np.random.Generator) -> Batch:
-        """Random windows of the first frames of random clips that are large enough."""
-        items = [item for item in self.items if item.latents.shape[2] >= shape[0]]
-        chosen = [crop(items[rng.integers(len(items))], *shape, rng) for _ in range(size)]
-        buckets = [bucket_of(float(item.flow.norm(dim=-1).mean())) for item in chosen]
+        """Random windows of the first frames of random clips."""
+        chosen = [crop(self.items[rng.integers(len(self.items))], *shape, rng) for _ in range(size)]
+        buckets = [bucket_of(float(item.speed.mean())) for item in chosen]
         rates = rng.choice([5, 6, 6, 6, 7, 9, 11, 23], size)
         ids = [
             [rate, bucket, item.augmentation]

@@ -1,5 +1,7 @@
 """What phase 2 trains: the image encoder and the UNet, as one EDM denoiser with SVD's conditioning."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import UNetSpatioTemporalConditionModel
@@ -7,10 +9,10 @@ from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_dif
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from .scenes import FRAMES
+from .fields import FRAMES
 from .start import silence_branches
 
-CHANNELS = (64, 64, 128)
+CHANNELS, LATENTS = (64, 64, 128), 8
 EMBEDDING = 128
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NORM_SPREAD, NORM_SHIFT = 1.15, 4.0
@@ -20,8 +22,8 @@ CLIP_SIZE = 224  # diffusers' pipeline has no other
 def new_unet() -> UNetSpatioTemporalConditionModel:
     """An untrained UNet; attention only at the coarsest level, where it is cheap."""
     return UNetSpatioTemporalConditionModel(
-        in_channels=8,
-        out_channels=4,
+        in_channels=2 * LATENTS,
+        out_channels=LATENTS,
         block_out_channels=CHANNELS,
         down_block_types=(
             "DownBlockSpatioTemporal",
@@ -35,7 +37,7 @@ def new_unet() -> UNetSpatioTemporalConditionModel:
         cross_attention_dim=EMBEDDING,
         num_attention_heads=(2, 2, 4),
         num_frames=FRAMES,
-        sample_size=32,
+        sample_size=40,
     )
 
 
@@ -63,19 +65,26 @@ def start_static(unet: UNetSpatioTemporalConditionModel, scale: float) -> None:
     (of pairs) keeps their difference, the image, with its mean.
     """
     silence_branches(unet)
-    shortcut = unet.up_blocks[-1].resnets[-1].spatial_res_block.conv_shortcut
-    for channel in range(4):
-        image, noisy = 2 * channel, 2 * channel + 1
-        for row in (image, noisy):
-            for conv in (unet.conv_in, shortcut):
-                conv.weight[row], conv.bias[row] = 0, 0
-            shortcut.weight[row, CHANNELS[0] + row] = 1
-            unet.conv_in.weight[row, channel, 1, 1] = 1
-            unet.conv_norm_out.weight[row], unet.conv_norm_out.bias[row] = NORM_SPREAD, NORM_SHIFT
-        unet.conv_in.weight[image, 4 + channel, 1, 1] = scale
-        unet.conv_out.weight[channel], unet.conv_out.bias[channel] = 0, 0
-        unet.conv_out.weight[channel, image, 1, 1] = -1
-        unet.conv_out.weight[channel, noisy, 1, 1] = 1
+    for channel in range(LATENTS):
+        carry_static(unet, channel, scale)
+
+
+def carry_static(unet: UNetSpatioTemporalConditionModel, channel: int, scale: float) -> None:
+    """Gives a latent channel its straight path through two hidden channels, which nothing else writes."""
+    last = unet.up_blocks[-1].resnets[-1]
+    shortcut = last.spatial_res_block.conv_shortcut
+    image, noisy = 2 * channel, 2 * channel + 1
+    for row in (image, noisy):
+        for conv in (unet.conv_in, shortcut, last.spatial_res_block.conv2, last.temporal_res_block.conv2):
+            conv.weight[row], conv.bias[row] = 0, 0
+        shortcut.weight[row, CHANNELS[0] + row] = 1
+        unet.conv_in.weight[row, channel, 1, 1] = 1
+        unet.conv_norm_out.weight[row], unet.conv_norm_out.bias[row] = NORM_SPREAD, NORM_SHIFT
+        unet.conv_out.weight[:, row] = 0
+    unet.conv_in.weight[image, LATENTS + channel, 1, 1] = scale
+    unet.conv_out.weight[channel], unet.conv_out.bias[channel] = 0, 0
+    unet.conv_out.weight[channel, image, 1, 1] = -1
+    unet.conv_out.weight[channel, noisy, 1, 1] = 1
 
 
 def clip_pixels(pictures: torch.Tensor) -> torch.Tensor:
@@ -103,12 +112,12 @@ class Denoiser(nn.Module):
         time_ids: torch.Tensor,
         keep: torch.Tensor,
     ) -> torch.Tensor:
-        """The denoised latents f32 [B,F,4,h,w].
+        """The denoised latents f32 [B,F,C,h,w].
 
         Args:
-            noisy: f32 [B,F,4,h,w], scaled latents plus noise.
+            noisy: f32 [B,F,C,h,w], scaled latents plus noise.
             sigma: f32 [B].
-            image_latents: f32 [B,4,h,w], not scaled.
+            image_latents: f32 [B,C,h,w], not scaled.
             pictures: f32 [B,3,H,W] in 0..1, the first frames.
             time_ids: f32 [B,3], fps - 1, motion bucket, noise augmentation.
             keep: f32 [B], 0 where both image conditions are dropped.
@@ -121,6 +130,24 @@ class Denoiser(nn.Module):
         stacked = torch.cat([noisy / variance.sqrt(), image], dim=2)
         predicted = self.unet(stacked, 0.25 * sigma.log(), embedding, time_ids).sample.float()
         return noisy / variance - predicted * sigma.view(-1, 1, 1, 1, 1) / variance.sqrt()
+
+
+@torch.no_grad()
+def adopt(denoiser: Denoiser, checkpoint: Path, scale: float) -> None:
+    """Takes the weights of a trained checkpoint with fewer latents; the new ones start static."""
+    known = UNetSpatioTemporalConditionModel.from_pretrained(checkpoint, subfolder="unet").float()
+    few, weights, fresh = known.config.out_channels, known.state_dict(), denoiser.unet.state_dict()
+    fresh.update({name: weight for name, weight in weights.items() if weight.shape == fresh[name].shape})
+    reader = fresh["conv_in.weight"].zero_()
+    reader[:, :few] = weights["conv_in.weight"][:, :few]
+    reader[:, LATENTS : LATENTS + few] = weights["conv_in.weight"][:, few:]
+    fresh["conv_out.weight"].zero_()[:few] = weights["conv_out.weight"]
+    fresh["conv_out.bias"].zero_()[:few] = weights["conv_out.bias"]
+    denoiser.unet.load_state_dict(fresh)
+    for channel in range(few, LATENTS):
+        carry_static(denoiser.unet, channel, scale)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(checkpoint, subfolder="image_encoder").float()
+    denoiser.image_encoder.load_state_dict(encoder.state_dict())
 
 
 def v_loss(denoised: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 import csv
 import logging
-import math
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,10 @@ class HasGroups(Protocol):
 
 
 logger = logging.getLogger(__name__)
-LONGEST_STEP = 15.0  # seconds; a step that took longer was paused, and the pause is not counted
+COOLDOWN = 0.25  # the last share of the budget, in which the learning rate falls
+AVERAGED_STEPS = 500
+REPORT_S = 20.0
+PAUSE_S = 2.0  # between two looks at the file that pauses a run
 
 
 @dataclass(slots=True)
@@ -32,8 +35,12 @@ class Run:
 
     out: Path
     minutes: float
+    pause_file: Path | None = None
+    by_clock: bool = False
     step: int = 0
     elapsed: float = 0.0
+    reported: float = 0.0
+    stopping: bool = False
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
@@ -43,14 +50,31 @@ class Run:
         return min(self.elapsed / (60 * self.minutes), 1.0)
 
     def steps(self) -> Iterator[int]:
-        """Step numbers until the budget is used; also the seeds of the steps."""
+        """Step numbers, also the seeds of the steps, until the budget is used or SIGTERM or SIGINT comes.
+
+        The caller saves after the last one: what a signal ends loses nothing. What counts against the budget
+        is the time that this process computes, not what others take from it, or the clock's, `by_clock`.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "pid").write_text(str(os.getpid()))
-        while self.share < 1:
-            started = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        while self.share < 1 and not self.stopping:
+            self.wait()
+            started, used = time.monotonic(), time.process_time()
             yield self.step
             self.step += 1
-            self.elapsed += min(time.monotonic() - started, LONGEST_STEP)
+            passed, computed = time.monotonic() - started, time.process_time() - used
+            self.elapsed += passed if self.by_clock else min(passed, computed)
+
+    def stop(self, *_: object) -> None:
+        """Ends the run after the current step."""
+        self.stopping = True
+
+    def wait(self) -> None:
+        """Returns when the file that pauses the run is gone; uses no CPU meanwhile."""
+        while self.pause_file is not None and self.pause_file.exists() and not self.stopping:
+            time.sleep(PAUSE_S)
 
     def add(self, **values: float) -> None:
         """Counts the losses of one step."""
@@ -58,9 +82,17 @@ class Run:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    @property
+    def report_is_due(self) -> bool:
+        """Whether the last report is long ago."""
+        return self.elapsed - self.reported >= REPORT_S
+
     def report(self, **extra: float) -> None:
-        """Writes the mean losses since the last report to `losses.csv` and to the log."""
-        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
+        """Writes the mean losses since the last report, if any, to `losses.csv` and to the log."""
+        if not self.count:
+            return
+        self.reported = self.elapsed
+        means = {name: total / self.count for name, total in self.sums.items()}
         row = {"step": self.step, "minutes": self.elapsed / 60, **means, **extra}
         path, fresh = self.out / "losses.csv", not (self.out / "losses.csv").exists()
         with path.open("a", newline="") as file:
@@ -81,18 +113,28 @@ class Run:
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         self.step, self.elapsed = state["step"], state["elapsed"]
+        self.reported = self.elapsed
         for name, part in parts.items():
             part.load_state_dict(state[name])
         logger.info("resumed at step %d, minute %.1f", self.step, self.elapsed / 60)
 
 
+def average_of(average: torch.Tensor, weight: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """The next time-average: of the last tenth of the steps, at most of some 500."""
+    return torch.lerp(average, weight, max(1 / AVERAGED_STEPS, 10 / (10 + float(count))))
+
+
 def set_learning_rate(optimizer: HasGroups, run: Run, warmup: int = 40) -> None:
-    """Linear warm-up by steps, then a cosine over the budget down to 2 % of each group's `peak`."""
-    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.share))
+    """Warm-up by steps, then each group's `peak`, then a linear fall to 2 % over the budget's last part.
+
+    The weights that are kept are averages over time, so a run may be stopped, and its budget raised, at any
+    step.
+    """
+    falling = max((1 - run.share) / COOLDOWN, 0.02)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * cosine * min(1.0, (run.step + 1) / warmup)
+        group["lr"] = group["peak"] * min(1.0, (run.step + 1) / warmup, falling)
 
 
 def plot(csv_path: Path, png_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a video is measured by: fidelity, motion, coherence, flicker, independent motion.
+"""What a video is measured by: fidelity, motion, coherence, flicker, sharpness.
 
 Videos are u8 [F,H,W,3]. The flow is OpenCV's DIS, not the network's own idea of it.
 """
@@ -53,20 +53,16 @@ def flicker(video: Frames) -> float:
     return float(100 * np.abs(levels[1:-1] - (levels[:-2] + levels[2:]) / 2).mean() / max(levels.mean(), 1.0))
 
 
-def independence(flow: Flow) -> float:
-    """The share of the flow that the best-fitting homography of each frame pair does not explain, 0..1."""
-    left, whole = 0.0, 0.0
-    y, x = np.mgrid[: flow.shape[1], : flow.shape[2]].astype(np.float32)
-    start = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-    for step in flow:
-        end = start + step.reshape(-1, 1, 2)
-        matrix, _ = cv2.findHomography(start[::7], end[::7], 0)
-        left += float(np.linalg.norm(cv2.perspectiveTransform(start, matrix) - end, axis=-1).mean())
-        whole += float(np.linalg.norm(step, axis=-1).mean())
-    return left / max(whole, 1e-6)
+def sharpness(frame: Frames) -> float:
+    """Variance of the Laplacian of the luminance: falls when detail smears."""
+    return float(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
-def difference(one: Flow, other: Flow) -> float:
-    """Mean distance of two flows, relative to the larger mean flow: 0 for the same motion."""
-    distance = float(np.linalg.norm(one - other, axis=-1).mean())
-    return distance / max(motion(one), motion(other), 1e-6)
+def sharpness_kept(video: Frames) -> float:
+    """The last frame's sharpness relative to the first's."""
+    return sharpness(video[-1]) / max(sharpness(video[0]), 1e-6)
+
+
+def difference(one: Frames, other: Frames) -> float:
+    """Mean absolute difference of two videos, in levels of 255."""
+    return float(np.abs(one.astype(np.int16) - other).mean())

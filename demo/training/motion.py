@@ -1,14 +1,7 @@
 """What `motion_bucket_id` means here: the mean length of the clip's optical flow."""
 
-import torch
-
-BUCKETS_PER_PIXEL = 175.0  # bucket 140 is 0.8 pixels a frame at 128x192
+BUCKETS_PER_PIXEL = 175.0  # bucket 140 is 0.8 pixels a frame
 LARGEST_BUCKET = 255.0
-
-
-def mean_flow(displacement: torch.Tensor) -> torch.Tensor:
-    """Mean flow in pixels a frame of displacements f32 [F,H,W,2] from the first frame."""
-    return displacement.diff(dim=0).norm(dim=-1).mean()
 
 
 def bucket_of(flow: float) -> float:

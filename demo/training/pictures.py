@@ -1,5 +1,11 @@
-"""The freely licensed photographs that training may see, and those that it must never see."""
+"""The freely licensed photographs that training may see, and those that it must never see.
 
+`images.csv` names each with its package, licence and maker. Python packages are found where they are
+installed; Debian's are unpacked by `python -m demo.training.collect`. Of those, the held-out photographs are
+kept, small, in `demo/held_out`, so that a checkpoint can be judged from a clone.
+"""
+
+import csv
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,56 +14,72 @@ import numpy as np
 import torch
 from PIL import Image
 
-SKIMAGE, SKLEARN, MATPLOTLIB = "skimage/data", "sklearn/datasets/images", "matplotlib/mpl-data/sample_data"
-PUBLIC, CC0, CCBY = "public domain", "CC0 1.0", "CC BY 2.0"
-UNRESTRICTED, BSD = "no known copyright restrictions", "BSD-3-Clause"
+TRAINING_FOLDER = Path(__file__).resolve().parent
+PACKAGES = TRAINING_FOLDER / "state" / "packages"
+KEPT = TRAINING_FOLDER.parent / "held_out"
+PYTHON = "python"  # the release of those that are no Debian packages
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One photograph inside an installed package, with its licence and maker."""
+    """One photograph inside a package, with its licence and maker; `release` is Debian's.
 
-    folder: str
+    `moves` names what would move in it, `clouds` above and `water` or `leaves` below a share of its height.
+    """
+
+    package: str
+    release: str
     file: str
     licence: str
     source: str
+    use: str
+    moves: str
+
+    @property
+    def name(self) -> str:
+        """The file's name; some packages keep one of the same name in several directories."""
+        parts = Path(self.file).parts
+        return parts[-4] + ".jpg" if parts[-2] == "images" and len(parts) > 4 else parts[-1]
 
     @property
     def path(self) -> Path:
-        """Where the package that ships it keeps the file."""
-        package, *rest = self.folder.split("/")
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"{package} is not installed; it ships {self.file}")
-        return Path(spec.origin).parent.joinpath(*rest, self.file)
+        """Where the file is on this machine."""
+        if (kept := KEPT / self.name).is_file():
+            return kept
+        path = self._installed() if self.release == PYTHON else PACKAGES / self.package / self.file
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.package} ships {self.file}: python -m demo.training.collect")
+        return path
 
-    def load(self) -> torch.Tensor:
+    def _installed(self) -> Path:
+        module, *rest = self.file.split("/")
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"{self.package} is not installed; it ships {self.file}")
+        return Path(spec.origin).parent.joinpath(*rest)
+
+    def open(self, longest: int | None = None) -> Image.Image:
+        """The photograph in RGB, no side longer than `longest`."""
+        image = Image.open(self.path)
+        if longest is not None:
+            image.draft("RGB", (2 * longest, 2 * longest))
+        image = image.convert("RGB")
+        if longest is not None:
+            image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        return image
+
+    def load(self, longest: int | None = None) -> torch.Tensor:
         """f32 [3,H,W] in 0..1."""
-        pixels = np.asarray(Image.open(self.path).convert("RGB"), dtype=np.float32) / 255
+        pixels = np.asarray(self.open(longest), dtype=np.float32) / 255
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-TRAINING = (
-    Picture(SKIMAGE, "astronaut.png", PUBLIC, "NASA, Eileen Collins"),
-    Picture(SKIMAGE, "brick.png", CC0, "CC0Textures Bricks25"),
-    Picture(SKIMAGE, "camera.png", CC0, "Lav Varshney"),
-    Picture(SKIMAGE, "cell.png", CC0, "Schuermann et al., red blood cell"),
-    Picture(SKIMAGE, "clock_motion.png", CC0, "Stefan van der Walt"),
-    Picture(SKIMAGE, "coins.png", UNRESTRICTED, "Brooklyn Museum, coins from Pompeii"),
-    Picture(SKIMAGE, "color.png", BSD, "the scikit-image project, colour wheel"),
-    Picture(SKIMAGE, "grass.png", CC0, "linolafett, DeviantArt"),
-    Picture(SKIMAGE, "gravel.png", CC0, "CC0Textures Gravel04"),
-    Picture(SKIMAGE, "hubble_deep_field.jpg", PUBLIC, "NASA, Hubble eXtreme Deep Field"),
-    Picture(SKIMAGE, "ihc.png", UNRESTRICTED, "Center for Microscopy and Molecular Imaging"),
-    Picture(SKIMAGE, "moon.png", PUBLIC, "NASA"),
-    Picture(SKIMAGE, "retina.jpg", CC0, "Häggström, Wikiversity J. Med. 2014"),
-    Picture(SKLEARN, "china.jpg", CCBY, "danielbuechele, Flickr 6061409035"),
-    Picture(MATPLOTLIB, "grace_hopper.jpg", PUBLIC, "US Navy, James S. Davis"),
-)
+def read_table() -> tuple[Picture, ...]:
+    """Every photograph of `images.csv`."""
+    with (TRAINING_FOLDER / "images.csv").open(newline="") as file:
+        return tuple(Picture(**row) for row in csv.DictReader(file))
 
-HELD_OUT = (
-    Picture(SKIMAGE, "rocket.jpg", PUBLIC, "SpaceX, launch of DSCOVR"),
-    Picture(SKIMAGE, "chelsea.png", CC0, "Stefan van der Walt"),
-    Picture(SKIMAGE, "coffee.png", CC0, "Rachel Michetti"),
-    Picture(SKLEARN, "flower.jpg", CCBY, "vultilion, Flickr 6056698931"),
-)
+
+ALL = read_table()
+TRAINING = tuple(picture for picture in ALL if picture.use == "training")
+HELD_OUT = tuple(picture for picture in ALL if picture.use == "held out")

@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import nn
 
 CONSTANT, SHIFT, GROUP = 4.0, 8.0, 3
+QUIET = -9.0  # the logarithm of the latents' variance
 COLOURS = torch.tensor([[2 / 3, 2 / 3, 2 / 3], [2.5, 0.0, -2.5], [-1.25, 2.5, -1.25]])  # latents from R, G, B
 
 
@@ -31,8 +32,9 @@ def straighten(vae: AutoencoderKLTemporalDecoder) -> None:
             carry(module.conv, torch.eye(3), tap(3, [0.25, 0.5, 0.25]), strided=True)
     read(vae.encoder.conv_norm_out, vae.encoder.conv_out, COLOURS)
     read(vae.decoder.conv_norm_out, vae.decoder.conv_out, torch.eye(3))
-    vae.encoder.conv_out.weight[4:] = 0
-    vae.encoder.conv_out.bias[4:] = -9.0
+    channels = vae.config.latent_channels
+    vae.encoder.conv_out.weight[channels:] = 0
+    vae.encoder.conv_out.bias[channels:] = QUIET
     nn.init.dirac_(vae.quant_conv.weight)
     nn.init.zeros_(vae.quant_conv.bias)
     nn.init.dirac_(vae.decoder.time_conv_out.weight)

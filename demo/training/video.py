@@ -1,34 +1,34 @@
 """Phase 2: the image encoder and the UNet (`python -m demo.training.video --vae FOLDER --out FOLDER`).
 
-Small windows first, at a quarter of the cost, then whole frames. Weights are averaged over time (EMA).
+Small windows first, at a fraction of the cost, then whole frames. Weights are averaged over time.
 """
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from . import pictures, scenes
+from . import collect
 from .buffer import Batch, ClipBuffer
-from .denoiser import Denoiser, v_loss
-from .loop import Run, plot, set_learning_rate
+from .denoiser import Denoiser, adopt, v_loss
+from .fields import FRAMES
+from .loop import Run, average_of, plot, set_learning_rate
 from .optimizer import MatrixOptimizer
 from .start import slim
 
 logger = logging.getLogger(__name__)
 SIGMA_MEAN, SIGMA_STD = 1.0, 1.8  # of ln sigma
 DROPPED = 0.12  # share of steps without image condition, for classifier-free guidance
-MATRIX_RATE, RATE, STRAIGHT_RATE, EMA = 2e-3, 1e-3, 1e-4, 0.998
-WINDOW, REGION, WHOLE = (16, 24), (20, 30), (32, 48)
-WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 2, 16, 800, 4
-REPORT_EVERY = 25
-SHORT, SHORT_SHARE = 8, 0.5  # in the phase of windows, batches that hold only the first frames
+MATRIX_RATE, RATE, STRAIGHT_RATE = 1e-3, 5e-4, 5e-5
+WINDOW, WHOLE, WHOLE_SHARE = (16, 24), (40, 64), 0.25
+WINDOWS_A_STEP, WHOLES_A_STEP, FIRST_CLIPS, CAPACITY, STEPS_A_CLIP = 4, 1, 8, 400, 4
+SHORT, SHORT_SHARE = 8, 0.5  # of the batches of windows, those that hold only the first frames
 FIRST_SEED = 500_000_000
 
 
@@ -37,7 +37,7 @@ def noise_levels(size: int, generator: torch.Generator) -> torch.Tensor:
     return (torch.randn(size, generator=generator) * SIGMA_STD + SIGMA_MEAN).exp()
 
 
-def train_step(
+def denoising_losses(
     denoiser: nn.Module, batch: Batch, seed: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses [B] and noise levels [B] of one batch."""
@@ -61,27 +61,36 @@ def log_losses(run: Run, losses: torch.Tensor, sigma: torch.Tensor) -> None:
     run.add(loss=losses.mean().item(), weak_noise=weak.item(), strong_noise=strong.item())
 
 
-def scaling_factor(vae_folder: Path) -> float:
-    """1/std of the latents of an autoencoder's folder."""
-    return float(AutoencoderKLTemporalDecoder.load_config(vae_folder)["scaling_factor"])
+def scaling_factor(vae: Path) -> float:
+    """1/std of the latents of an autoencoder's directory."""
+    return float(AutoencoderKLTemporalDecoder.load_config(vae)["scaling_factor"])
 
 
-def empty_buffer(vae_folder: Path, device: str) -> ClipBuffer:
+def empty_buffer(vae: Path, device: str, workers: int) -> ClipBuffer:
     """A buffer that encodes with the autoencoder of phase 1."""
-    vae = slim(AutoencoderKLTemporalDecoder.from_pretrained(vae_folder)).to(device).eval()
-    return ClipBuffer(vae, [picture.load() for picture in pictures.TRAINING], CAPACITY)
+    encoder = slim(AutoencoderKLTemporalDecoder.from_pretrained(vae)).to(device).eval()
+    return ClipBuffer(encoder, collect.unpack(), CAPACITY, workers)
 
 
-def next_batch(clips: ClipBuffer, step: int, whole: bool) -> Batch:
-    """Makes new clips when it is time, then draws: windows first, whole frames later."""
-    region, shape = (WHOLE, WHOLE) if whole else (REGION, WINDOW)
-    while sum(item.latents.shape[2] >= region[0] for item in clips.items) < FIRST_CLIPS:
-        clips.add(FIRST_SEED + step * FIRST_CLIPS + len(clips.items), region)
-    if step % STEPS_A_CLIP == 0:
-        clips.add(step, region)
-    rng = np.random.default_rng((3, step))
-    frames = SHORT if not whole and rng.random() < SHORT_SHARE else scenes.FRAMES
-    return clips.batch(WHOLES_A_STEP if whole else WINDOWS_A_STEP, shape, frames, rng)
+class Curriculum:
+    """Mostly windows, some of few frames, then whole clips."""
+
+    def __init__(self, clips: ClipBuffer, factor: int, first_step: int) -> None:
+        self.clips, self.factor = clips, factor
+        clips.start(FIRST_SEED + first_step * factor)
+        for _ in range(FIRST_CLIPS * factor):
+            clips.add()
+
+    def batch(self, step: int, whole_share: float) -> Batch:
+        """The batch of a step, of whole clips with some probability; makes new clips when it is time."""
+        if step % STEPS_A_CLIP == 0:
+            for _ in range(self.factor):
+                self.clips.add()
+        rng = np.random.default_rng((3, step))
+        if rng.random() < whole_share:
+            return self.clips.batch(WHOLES_A_STEP * self.factor, WHOLE, FRAMES, rng)
+        frames = SHORT if rng.random() < SHORT_SHARE else FRAMES
+        return self.clips.batch(WINDOWS_A_STEP * self.factor, WINDOW, frames, rng)
 
 
 def is_straight(name: str) -> bool:
@@ -95,38 +104,66 @@ def is_straight(name: str) -> bool:
     return any(part in name for part in path)
 
 
+class Trainer:
+    """The denoiser with its average and its optimizer."""
+
+    def __init__(self, vae: Path, start: Path | None, device: str) -> None:
+        scale = scaling_factor(vae)
+        self.device, self.denoiser = device, Denoiser(scale)
+        if start is not None:
+            adopt(self.denoiser, start, scale)
+        self.denoiser.to(device)
+        self.average = AveragedModel(self.denoiser, avg_fn=average_of)
+        self.optimizer = MatrixOptimizer(self.denoiser, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
+
+    def step(self, batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update; the losses and the noise levels."""
+        losses, sigma = denoising_losses(self.denoiser, batch, seed, self.device)
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.denoiser)
+        return losses, sigma
+
+    def parts(self) -> dict[str, Any]:
+        """What a state holds."""
+        return {"denoiser": self.denoiser, "average": self.average, "optimizer": self.optimizer}
+
+
 def train(
     vae: Annotated[Path, typer.Option(help="The autoencoder of phase 1.")],
-    out: Annotated[Path, typer.Option(help="Folder for states, log and result.")],
-    minutes: Annotated[float, typer.Option(help="Budget of training time.")] = 60,
-    windows_until: Annotated[float, typer.Option(help="Share of the budget spent on windows.")] = 0.85,
+    out: Annotated[Path, typer.Option(help="Directory for states, log and result.")],
+    minutes: Annotated[float, typer.Option(help="Budget of computing time.")] = 60,
+    windows_until: Annotated[float, typer.Option(help="Share of the budget with windows.")] = 0.7,
+    start: Annotated[
+        Path | None, typer.Option(help="A trained checkpoint, also one with fewer latents.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that make clips; 0 makes them in this one.")] = 0,
+    factor: Annotated[int, typer.Option(help="How many times the batch that a CPU is given.")] = 1,
+    compiled: Annotated[bool, typer.Option(help="torch.compile the UNet.")] = False,
+    pause_file: Annotated[Path | None, typer.Option(help="While this file exists, nothing runs.")] = None,
 ) -> None:
-    """Trains image encoder and UNet; run again with the same folder to resume."""
+    """Trains image encoder and UNet; run again with the same directory to resume."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run, denoiser = Run(out, minutes), Denoiser(scaling_factor(vae)).to(device)
-    average = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(EMA))
-    optimizer = MatrixOptimizer(denoiser, MATRIX_RATE, RATE, STRAIGHT_RATE, is_straight)
-    run.load(denoiser=denoiser, average=average, optimizer=optimizer)
-    clips = empty_buffer(vae, device)
-    logger.info("%.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)
+    run, trainer = Run(out, minutes, pause_file, by_clock=device != "cpu"), Trainer(vae, start, device)
+    run.load(**trainer.parts())
+    if compiled:
+        trainer.denoiser.unet.compile()
+    curriculum = Curriculum(empty_buffer(vae, device, workers), factor, run.step)
     for step in run.steps():
-        set_learning_rate(optimizer, run)
-        batch = next_batch(clips, step, whole=run.share >= windows_until)
-        losses, sigma = train_step(denoiser, batch, step, device)
-        losses.mean().backward()
-        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(denoiser)
-        log_losses(run, losses, sigma)
-        if step % REPORT_EVERY == REPORT_EVERY - 1:
+        set_learning_rate(trainer.optimizer, run)
+        batch = curriculum.batch(step, WHOLE_SHARE if run.share < windows_until else 1.0)
+        log_losses(run, *trainer.step(batch, step))
+        if run.report_is_due:
             run.report()
-            run.save(denoiser=denoiser, average=average, optimizer=optimizer)
-    run.save(denoiser=denoiser, average=average, optimizer=optimizer)
+            run.save(**trainer.parts())
+    run.report()
+    run.save(**trainer.parts())
     plot(out / "losses.csv", out / "losses.png")
 
 

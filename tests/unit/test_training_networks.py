@@ -1,7 +1,9 @@
 """The demo's networks start where they should and resume where they stopped."""
 
 import copy
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from demo.training import pieces  # noqa: E402
 from demo.training import vae as vae_training  # noqa: E402
-from demo.training.denoiser import Denoiser, v_loss  # noqa: E402
+from demo.training.denoiser import LATENTS, Denoiser, adopt, v_loss  # noqa: E402
+from demo.training.grow import grow  # noqa: E402
 from demo.training.loop import Run  # noqa: E402
+from demo.training.losses import perceptual_loss  # noqa: E402
 from demo.training.optimizer import MatrixOptimizer  # noqa: E402
 from demo.training.start import slim, widen  # noqa: E402
 
@@ -42,7 +47,7 @@ def test_slimming_and_widening_change_nothing(picture):
 
 def test_the_denoiser_starts_with_a_static_video():
     torch.manual_seed(0)
-    image = torch.nn.functional.interpolate(torch.randn(1, 4, 4, 4), size=(16, 16), mode="bicubic")
+    image = torch.nn.functional.interpolate(torch.randn(1, LATENTS, 4, 4), size=(16, 16), mode="bicubic")
     clean = (0.8 * image)[:, None].expand(-1, 6, -1, -1, -1)
     sigma = torch.tensor([60.0])
     with torch.no_grad():
@@ -58,6 +63,39 @@ def test_the_v_loss_of_no_denoising_is_the_noise_level():
     assert v_loss(error, clean, sigma).tolist() == pytest.approx([2.0, 17.0])
 
 
+def test_a_grown_autoencoder_keeps_its_latents_and_its_images(picture):
+    torch.manual_seed(0)
+    small, large = vae_training.new_vae(4).eval(), vae_training.new_vae(8).eval()
+    images = torch.rand(4, 3, 48, 48) * 2 - 1
+    grow(small, large, images)
+    with torch.no_grad():
+        old, new = (vae.encode(images).latent_dist.mode() for vae in (small, large))
+    assert torch.allclose(old, new[:, :4], atol=1e-4)
+    assert float(new[:, 4:].std()) == pytest.approx(0.7, rel=0.2)
+    assert vae_training.ceiling(large, picture) == pytest.approx(vae_training.ceiling(small, picture))
+
+
+def test_an_error_in_a_flat_image_is_seen_more_than_one_in_a_texture():
+    torch.manual_seed(0)
+    flat, texture = torch.zeros(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
+    error = 0.05 * torch.randn(1, 3, 32, 32)
+    assert perceptual_loss(flat, flat) == 0
+    assert perceptual_loss(flat + error, flat) > 2 * perceptual_loss(texture + error, texture)
+
+
+def test_a_denoiser_adopts_one_with_fewer_latents(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.training.denoiser.LATENTS", 4)
+    small = Denoiser(1.0)
+    small.unet.save_pretrained(tmp_path / "unet")
+    small.image_encoder.save_pretrained(tmp_path / "image_encoder")
+    monkeypatch.undo()
+    large = Denoiser(1.0)
+    adopt(large, tmp_path, 1.0)
+    old, new = small.unet.state_dict(), large.unet.state_dict()
+    assert sum(torch.equal(weight, new[name]) for name, weight in old.items()) > 0.95 * len(old)
+    assert torch.equal(large.unet.conv_in.weight[0, :4], small.unet.conv_in.weight[0, :4])
+
+
 def test_a_run_resumes_at_its_step(tmp_path):
     model = torch.nn.Linear(2, 2)
     run = Run(tmp_path, minutes=1, step=7, elapsed=20.0)
@@ -70,6 +108,55 @@ def test_a_run_resumes_at_its_step(tmp_path):
 
 def test_a_run_stops_when_its_budget_is_used(tmp_path):
     assert list(Run(tmp_path, minutes=1, elapsed=60.0).steps()) == []
+
+
+def test_reports_are_due_by_time(tmp_path):
+    run = Run(tmp_path, minutes=1)
+    run.add(loss=2.0)
+    assert not run.report_is_due
+    run.elapsed = 25.0
+    assert run.report_is_due
+    run.report()
+    assert not run.report_is_due
+    assert (tmp_path / "losses.csv").read_text().splitlines()[1].endswith(",2")
+
+
+def test_a_signal_ends_a_run_after_its_step(tmp_path):
+    run, before = Run(tmp_path, minutes=1), signal.getsignal(signal.SIGTERM)
+    taken = []
+    for step in run.steps():
+        taken.append(step)
+        signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    assert taken == [0] and run.step == 1
+
+
+def test_a_run_waits_while_its_pause_file_exists(tmp_path, monkeypatch):
+    pause = tmp_path / "pause"
+    pause.touch()
+    monkeypatch.setattr("demo.training.loop.PAUSE_S", 0.01)
+    run = Run(tmp_path, minutes=1, pause_file=pause)
+    waiting = threading.Thread(target=run.wait)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    pause.unlink()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_pieces_make_the_file_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 10)
+    whole = tmp_path / "file"
+    whole.write_bytes(bytes(range(35)))
+    pieces.split(whole, tmp_path / "cut")
+    whole.unlink()
+    assert len(list((tmp_path / "cut").iterdir())) == 5
+    pieces.join(whole, tmp_path / "cut")
+    assert whole.read_bytes() == bytes(range(35))
+    (tmp_path / "cut" / "file.002").write_bytes(b"else")
+    with pytest.raises(ValueError, match="aren't what was split"):
+        pieces.join(whole, tmp_path / "cut")
 
 
 def small_model():
