@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 PACK = TRAINING_FOLDER / "state" / "images.npz"
 LONGEST, JPEG_QUALITY = 720, 95
 KEPT_LONGEST, KEPT_QUALITY = 480, 90
-MIRROR = "http://deb.debian.org/debian"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,22 @@ class Photograph:
     moves: dict[str, float]
 
 
+def mirror() -> str:
+    """The Debian mirror that this machine uses; raises FileNotFoundError when it knows none."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    known = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    for address in known:
+        if address.rstrip("/").endswith("/debian"):
+            return address
+    raise FileNotFoundError("apt knows no Debian mirror; the photographs come in Debian's packages")
+
+
 def apt_environment(folder: Path, releases: Iterable[str]) -> dict[str, str]:
     """The environment in which apt knows these releases and keeps everything in `folder`."""
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    lines = [f"deb {MIRROR} {release} main\n" for release in sorted(set(releases))]
+    address = mirror()
+    lines = [f"deb {address} {release} main\n" for release in sorted(set(releases))]
     (folder / "sources.list").write_text("".join(lines))
     settings = {
         "Dir::Etc::sourcelist": folder / "sources.list",
