@@ -15,12 +15,14 @@ __all__ = ["pytest_collection_modifyitems", "pytest_runtest_call", "pytest_runte
 def pytest_configure(config):
     """Makes the suite independent of how it was started.
 
-    A shell starts background jobs with SIGINT ignored, and their children inherit that: tests of Ctrl-C would
-    wait forever. A proxy would get the requests to servers on the loopback.
+    A shell starts background jobs with SIGINT ignored, `nohup` ignores SIGHUP, and their children inherit that:
+    tests of Ctrl-C and of a closing terminal would wait forever. A proxy would get the requests to servers on the loopback.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker; small networks gain nothing from more
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # ignored here still, and the default in its children
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
     if worker := getattr(config, "workerinput", None):
         config.pluginmanager.register(Turnstile(worker["testrunuid"]), "turnstile")
