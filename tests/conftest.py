@@ -15,8 +15,9 @@ __all__ = ["pytest_collection_modifyitems", "pytest_runtest_call", "pytest_runte
 def pytest_configure(config):
     """Makes the suite independent of how it was started.
 
-    A shell starts background jobs with SIGINT ignored, `nohup` ignores SIGHUP, and their children inherit that:
-    tests of Ctrl-C and of a closing terminal would wait forever. A proxy would get the requests to servers on the loopback.
+    A shell starts background jobs with SIGINT ignored, `nohup` ignores SIGHUP, and their children inherit
+    that: tests of Ctrl-C and of a closing terminal would wait forever. A proxy would get the requests to
+    servers on the loopback.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker; small networks gain nothing from more
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
