@@ -113,7 +113,7 @@ def test_what_is_due_beyond_the_bound_is_not_sent_and_what_hangs_is_given_up(tmp
     codes = [record.code for record in run.records]
     assert codes == ["unfinished"] * 3 + ["unsent"] * 7 and len(server.requests) == 3
     assert {record.outcome for record in run.records} == {records.ABANDONED}
-    assert not run.interrupted and server.cancelled.is_set(), "what is given up is cancelled on the server"
+    assert not run.interrupted and server.cancelled.wait(5), "what is given up is cancelled on the server"
 
 
 def test_users_wait_for_each_answer(tmp_path):

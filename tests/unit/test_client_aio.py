@@ -209,4 +209,5 @@ async def test_a_stream_is_cancelled_after_its_error_only_if_it_goes_on(script, 
         async with AsyncClient(server.url) as client:
             with pytest.raises(StageFailed):
                 await client.generate(IMAGE)
+            assert not cancels or await asyncio.to_thread(server.cancelled.wait, 5)
     assert server.cancelled.is_set() is cancels

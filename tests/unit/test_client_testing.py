@@ -102,6 +102,7 @@ def test_a_script_is_seen_as_over_a_socket(stream, script, monkeypatch):
     mocked = Mocked(script)
     with serving(script) as server:
         real = seen(stream, Transport(server.url))
+        assert script is not going_on_after_an_error or server.cancelled.wait(5)
     assert seen(stream, mocked) == real
     assert mocked.requests == server.requests
     assert mocked.headers[0]["x-tenant"] == server.metadata[0]["x-tenant"] == "t"
