@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Turnstile:
     """
 
     def __init__(self, run):
-        directory = Path(tempfile.gettempdir(), f"zoetrope-tests-{os.getuid()}-{run}")
+        self._directory = directory = Path(tempfile.gettempdir(), f"zoetrope-tests-{os.getuid()}-{run}")
         directory.mkdir(exist_ok=True)
         self._door, self._room = ((directory / name).open("w") for name in ("door", "room"))
         self._alone = False
@@ -70,6 +71,10 @@ class Turnstile:
             if not serial or nextitem is None or not nextitem.get_closest_marker(SERIAL):
                 fcntl.flock(self._room, fcntl.LOCK_UN)
                 self._alone = False
+
+    def pytest_sessionfinish(self):
+        """Removes the files; the other workers keep those that they have opened."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _enter(self, how):
         fcntl.flock(self._door, how)
